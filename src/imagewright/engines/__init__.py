@@ -1,0 +1,1 @@
+"""Engines make pictures: each turns an adapted `ImageRequest` into PIL images."""

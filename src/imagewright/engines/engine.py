@@ -1,0 +1,170 @@
+"""The engine contract, and the flow that all engines share.
+
+`Engine.generate` finds the model, adapts the request to the model's declared capabilities (every change becomes an
+`Adjustment`), calls `_generate`, and wraps the pictures with their records. An engine writes only `models` and
+`_generate`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from imagewright.errors import ModelNotFoundError, UnsupportedError
+from imagewright.request import MAX_SEED, Adjustment, Capabilities, ImageRequest, ImageResult
+
+Progress = Callable[[int, int], None]  # (steps done, steps in all), called from the working thread
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """A model as `imagewright models` lists it. `size_bytes` is its files on disk; `digest` the sha256 of them."""
+
+    name: str
+    engine: str
+    technique: str
+    summary: str
+    licence: str
+    capabilities: Capabilities
+    size_bytes: int = 0
+    digest: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Engine(ABC):
+    """Makes pictures with one kind of model. Subclasses give `models` and `_generate`."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def models(self) -> Sequence[ModelInfo]:
+        """The models at hand, the default first. Cheap: reads no weights."""
+
+    @abstractmethod
+    def _generate(
+        self, request: ImageRequest, model: ModelInfo, progress: Progress | None
+    ) -> tuple[list[Image.Image], list[Adjustment]]:
+        """`request.n` RGBA or RGB pictures for an adapted request (every field is set and within capabilities)."""
+
+    def find(self, name: str | None) -> ModelInfo:
+        """The model called `name` (None: the default). Raises ModelNotFoundError."""
+        models = self.models()
+        for model in models:
+            if name in (None, model.name):
+                return model
+        raise ModelNotFoundError(
+            f"No model {name!r} in engine {self.name}.", f"There are: {', '.join(m.name for m in models) or 'none'}."
+        )
+
+    def generate(self, request: ImageRequest, progress: Progress | None = None) -> ImageResult:
+        """Pictures for `request`, with records and adjustments. Raises RequestError and ModelError."""
+        model = self.find(request.model)
+        adapted, adjustments = adapt(request, model.capabilities)
+        start = time.perf_counter()
+        images, more = self._generate(adapted, model, progress)
+        seconds = time.perf_counter() - start
+        adjustments = [*adjustments, *more]
+        records = tuple(
+            _record(adapted, model, index, image, adjustments, seconds) for index, image in enumerate(images)
+        )
+        return ImageResult(
+            images=tuple(images),
+            records=records,
+            model=model.name,
+            engine=self.name,
+            adjustments=tuple(adjustments),
+            seconds=seconds,
+        )
+
+
+def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[Adjustment]]:
+    """`request` with defaults filled in and bent to what the model can do, and each bend as an Adjustment.
+
+    What would change the meaning (a mask or an image that the model cannot take, an unknown style) is an error.
+    """
+    if request.mask is not None and not can.mask:
+        raise UnsupportedError("This model cannot honour a mask.", "Choose a model that can: imagewright models")
+    if request.image is not None and not can.image:
+        raise UnsupportedError("This model takes no picture.", "Choose a model that can: imagewright models")
+    if request.style is not None and request.style not in can.styles:
+        raise UnsupportedError(
+            f"This model has no style {request.style!r}.", f"It has: {', '.join(can.styles) or 'none'}."
+        )
+    if request.sampler is not None and request.sampler not in can.samplers:
+        raise UnsupportedError(
+            f"This model has no sampler {request.sampler!r}.", f"It has: {', '.join(can.samplers) or 'none'}."
+        )
+    if request.background == "transparent" and not can.transparent:
+        raise UnsupportedError("This model cannot make a transparent background.", "Use another background.")
+    made: list[Adjustment] = []
+    changes: dict[str, Any] = {}
+
+    def bend(name: str, used: Any, reason: str) -> None:
+        made.append(Adjustment(name, getattr(request, name), used, reason))
+        changes[name] = used
+
+    if request.n > can.max_n:
+        bend("n", can.max_n, f"this model makes at most {can.max_n} at a time")
+    if request.negative_prompt and not can.negative_prompt:
+        bend("negative_prompt", "", "this model has no negative prompt")
+    if request.num_inference_steps is not None and not can.steps:
+        bend("num_inference_steps", None, "this model has no steps")
+    if request.guidance_scale is not None and not can.guidance:
+        bend("guidance_scale", None, "this model has no guidance")
+    if request.seed is not None and not can.seed:
+        bend("seed", None, "this model takes no seed; the picture cannot be made again exactly")
+    if request.size is None:
+        changes["size"] = can.size
+    elif request.size != can.size and not can.any_size:
+        bend("size", can.size, "this model makes one size only")
+    if can.seed and request.seed is None:
+        changes["seed"] = secrets.randbelow(MAX_SEED)
+    if can.steps and request.num_inference_steps is None:
+        changes["num_inference_steps"] = can.default_steps
+    if can.guidance and request.guidance_scale is None:
+        changes["guidance_scale"] = can.default_guidance
+    return replace(request, **changes), made
+
+
+def seed_of(request: ImageRequest, index: int) -> int:
+    """The seed of picture `index` of a request whose seed is set: (seed + index) mod 2**32."""
+    assert request.seed is not None
+    return (request.seed + index) % MAX_SEED
+
+
+def _record(
+    request: ImageRequest,
+    model: ModelInfo,
+    index: int,
+    image: Image.Image,
+    adjustments: Sequence[Adjustment],
+    seconds: float,
+) -> dict[str, Any]:
+    from imagewright import __version__
+
+    return {
+        "software": f"imagewright {__version__}",
+        "engine": model.engine,
+        "model": model.name,
+        "model_digest": model.digest,
+        "technique": model.technique,
+        "licence": model.licence,
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "style": request.style,
+        "seed": seed_of(request, index) if request.seed is not None else None,
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        "sampler": request.sampler,
+        "background": request.background,
+        "size": list(image.size),
+        "adjustments": [asdict(a) for a in adjustments],
+        "seconds": round(seconds / max(1, request.n), 4),
+        **model.extra,
+    }

@@ -1,0 +1,114 @@
+"""Every error that imagewright raises on purpose.
+
+    ImagewrightError
+    ├── RequestError              the request cannot be honoured as written
+    │   ├── PromptError           the prompt is empty or too long
+    │   └── UnsupportedError      the model cannot do this (a mask, an image, a style)
+    ├── ModelError
+    │   ├── ModelNotFoundError    no such model here
+    │   └── ModelCorruptError     its files are missing, truncated or changed
+    ├── MissingExtraError         an optional dependency is not installed; names the extra
+    ├── DataError                 a data set cannot be read or made
+    │   ├── IntegrityError        a download does not match its pinned hash
+    │   └── LicenceError          a picture may not be trained on
+    ├── TrainingError
+    │   ├── DivergedError         NaN, infinity or a run-away loss; names the last good checkpoint
+    │   └── CheckpointError       no usable checkpoint
+    ├── PictureError              a picture file cannot be read
+    ├── OutputError               a result cannot be written
+    └── ProvenanceError           a credential cannot be made or read
+
+Each carries `message` (what happened), `fix` (what to do) and `exit_code` (for the command line: 2 where the
+caller can mend the input, 1 elsewhere). This module imports nothing.
+"""
+
+from __future__ import annotations
+
+
+class ImagewrightError(Exception):
+    """Base of all errors raised on purpose: `message` says what happened, `fix` what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(f"{message} {fix}".strip())
+        self.message = message
+        self.fix = fix
+
+
+class RequestError(ImagewrightError):
+    """The request cannot be honoured as written."""
+
+    exit_code = 2
+
+
+class PromptError(RequestError):
+    """The prompt is empty or too long."""
+
+
+class UnsupportedError(RequestError):
+    """The chosen model cannot do what was asked, and dropping it in silence would be a lie."""
+
+
+class ModelError(ImagewrightError):
+    """A model cannot be used."""
+
+
+class ModelNotFoundError(ModelError):
+    """No model of that name or path is here."""
+
+    exit_code = 2
+
+
+class ModelCorruptError(ModelError):
+    """A model's files are missing, truncated, changed or of another format version."""
+
+
+class MissingExtraError(ImagewrightError):
+    """An optional dependency is not installed; the fix names the extra."""
+
+    exit_code = 2
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs packages that are not installed.", f"Run: pip install 'imagewright[{extra}]'")
+        self.extra = extra
+
+
+class DataError(ImagewrightError):
+    """A data set cannot be read or made."""
+
+    exit_code = 2
+
+
+class IntegrityError(DataError):
+    """A file does not match its pinned hash."""
+
+
+class LicenceError(DataError):
+    """A picture may not be trained on; the message names it and the reason."""
+
+
+class TrainingError(ImagewrightError):
+    """Training cannot start or go on."""
+
+
+class DivergedError(TrainingError):
+    """The loss became NaN, infinite or ran away; names the last good checkpoint."""
+
+
+class CheckpointError(TrainingError):
+    """No usable checkpoint: missing, truncated, or of another configuration."""
+
+
+class PictureError(ImagewrightError):
+    """A picture file cannot be read: not PNG, JPEG or WebP, truncated, or too large."""
+
+    exit_code = 2
+
+
+class OutputError(ImagewrightError):
+    """A result cannot be written: no such folder, no permission, disk full."""
+
+
+class ProvenanceError(ImagewrightError):
+    """A credential cannot be made or read."""

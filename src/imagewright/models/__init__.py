@@ -1,0 +1,1 @@
+"""The networks, flat: layers text encoders | vae | dit diffusion samplers."""

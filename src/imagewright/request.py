@@ -1,0 +1,155 @@
+"""The one request that every engine understands, and its answer.
+
+Words are OpenAI's first (`prompt n size quality background output_format image mask`), then diffusers'
+(`negative_prompt num_inference_steps guidance_scale strength seed`). All types here are frozen and need only PIL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from PIL import Image
+
+from imagewright.errors import PromptError, RequestError
+
+MAX_PROMPT = 32_000  # characters, OpenAI's limit
+MAX_SEED = 2**32
+MAX_SIDE = 4096  # pixels
+MAX_N = 64
+
+OutputFormat = Literal["png", "jpeg", "webp"]
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}\Z")
+_BACKGROUNDS = ("auto", "transparent", "opaque", "white", "black")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRequest:
+    """What to make. `None` means: the model's own default.
+
+    `size` is (width, height) in pixels. `seed` is the first picture's; picture i uses (seed + i) mod 2**32, so each
+    picture of a batch can be made again alone. `mask` follows OpenAI: transparent where the picture may change.
+    Raises RequestError (with a fix) on values that no model could honour.
+    """
+
+    prompt: str
+    model: str | None = None
+    n: int = 1
+    size: tuple[int, int] | None = None
+    quality: str = "auto"
+    background: str = "auto"
+    output_format: OutputFormat = "png"
+    output_compression: int = 100
+    image: Image.Image | None = None
+    mask: Image.Image | None = None
+    negative_prompt: str = ""
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    strength: float | None = None
+    seed: int | None = None
+    style: str | None = None
+    sampler: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise PromptError("The prompt is empty.", "Say what the picture should show, for example: a red fox")
+        for name, text in (("prompt", self.prompt), ("negative prompt", self.negative_prompt)):
+            if len(text) > MAX_PROMPT:
+                raise PromptError(
+                    f"The {name} has {len(text):,} characters; at most {MAX_PROMPT:,} are allowed.", "Shorten it."
+                )
+        _check_range("n", self.n, 1, MAX_N)
+        _check_range("steps", self.num_inference_steps, 1, 1000)
+        _check_range("guidance", self.guidance_scale, 0, 100)
+        _check_range("strength", self.strength, 0, 1)
+        _check_range("seed", self.seed, 0, MAX_SEED - 1)
+        _check_range("output compression", self.output_compression, 0, 100)
+        if self.size is not None:
+            for side in self.size:
+                _check_range("each side of size", side, 1, MAX_SIDE)
+        if self.background not in _BACKGROUNDS and not _COLOUR.match(self.background):
+            raise RequestError(
+                f"Unknown background {self.background!r}.",
+                "Use transparent, opaque, white, black, auto or a colour such as #ffcc00.",
+            )
+        if self.output_format not in ("png", "jpeg", "webp"):
+            raise RequestError(f"Unknown output format {self.output_format!r}.", "Use png, jpeg or webp.")
+        if self.output_format == "jpeg" and self.background == "transparent":
+            raise RequestError("JPEG cannot be transparent.", "Use --format png or webp, or another background.")
+        if self.mask is not None and self.image is None:
+            raise RequestError("A mask needs the image that it belongs to.", "Give the image as well.")
+        if self.mask is not None and self.image is not None and self.mask.size != self.image.size:
+            raise RequestError(
+                f"The mask is {self.mask.size} and the image {self.image.size}.", "Make them the same size."
+            )
+
+
+def _check_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:  # a NaN fails too
+        raise RequestError(f"The value of {name} is {value}.", f"Use {low} to {high}.")
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """One thing that was changed or could not be honoured, said instead of dropped."""
+
+    field: str
+    requested: Any
+    used: Any
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.requested} -> {self.used} ({self.reason})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a model can do, declared once and checked for every request.
+
+    `size` is the native (width, height); `any_size`: other sizes are made by resampling the native picture.
+    `max_prompt_tokens` 0 means unknown. `styles` and `samplers` list the allowed names; empty: the field is unused.
+    """
+
+    size: tuple[int, int]
+    any_size: bool = True
+    max_n: int = MAX_N
+    seed: bool = True
+    negative_prompt: bool = False
+    steps: bool = False
+    guidance: bool = False
+    image: bool = False
+    mask: bool = False
+    transparent: bool = False
+    styles: tuple[str, ...] = ()
+    samplers: tuple[str, ...] = ()
+    max_prompt_tokens: int = 0
+    default_steps: int | None = None
+    default_guidance: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageResult:
+    """The pictures of one request, in order, with a record of how each was made.
+
+    `images[i]` belongs to `records[i]` (plain JSON values: prompt, model, model hash, seed, steps, size, ...).
+    Iterating, indexing and len() go over the pictures.
+    """
+
+    images: tuple[Image.Image, ...]
+    records: tuple[Mapping[str, Any], ...]
+    model: str
+    engine: str
+    adjustments: tuple[Adjustment, ...] = ()
+    seconds: float = 0.0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        return iter(self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return self.images[index]
