@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-STYLES = ("any", "noto", "fluent", "flat", "twemoji", "openmoji")  # index 0: not said; a new style is appended
+STYLES = (
+    "any",
+    "noto",
+    "fluent",
+    "flat",
+    "twemoji",
+    "openmoji",
+)  # index 0: not said; a new style is appended
 
 
 class Draws:
