@@ -1,0 +1,322 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from imagewright import cli_training, terminal
+from imagewright.cli_output import (
+    Target,
+    note,
+    parse_size,
+    progress_bar,
+    say,
+    say_error,
+    say_json,
+    size_text,
+    table,
+)
+from imagewright.errors import ImagewrightError, PromptError
+from imagewright.request import ImageRequest, ImageResult
+from imagewright.workshop import Workshop
+
+app = typer.Typer(
+    name="imagewright",
+    help="Make images from words, on your own machine.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+_Model = Annotated[
+    str | None,
+    typer.Option(help="NAME, ENGINE/NAME or the folder of a trained run. See: imagewright models"),
+]
+
+
+def main() -> None:
+    """The `imagewright` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code: 0 good, 1 failed, 2 wrong input, 130 interrupted."""
+    try:
+        app(list(arguments), prog_name="imagewright")
+        sys.stdout.flush()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except ImagewrightError as error:
+        if os.environ.get("IMAGEWRIGHT_DEBUG"):
+            raise
+        say_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not complain
+        return 1
+    except Exception as error:
+        if os.environ.get("IMAGEWRIGHT_DEBUG"):
+            raise
+        say_error(
+            ImagewrightError(
+                f"Unexpected: {type(error).__name__}: {error}", "Set IMAGEWRIGHT_DEBUG=1 to see where."
+            )
+        )
+        return 1
+    return 0
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the picture should show.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="A picture file (replaced) or a folder. Default: ./PROMPT-SEED.png"
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", "--n", help="How many pictures; picture i uses seed + i.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same picture. Default: random.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT in pixels. Default: the model's own.")
+    ] = None,
+    style: Annotated[str | None, typer.Option(help="One of the model's styles.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="How closely to follow the words.")] = None,
+    negative: Annotated[str, typer.Option(help="What the picture should not show.")] = "",
+    background: Annotated[
+        str, typer.Option(help="auto, transparent, opaque, white, black or #rrggbb.")
+    ] = "auto",
+    output_format: Annotated[
+        str | None, typer.Option("--format", help="png, jpeg or webp. Default: from -o, else png.")
+    ] = None,
+    compression: Annotated[
+        int, typer.Option(help="Quality of jpeg and webp, 0-100; webp at 100 is lossless.")
+    ] = 100,
+    model: _Model = None,
+    sampler: Annotated[str | None, typer.Option(help="One of the model's samplers.")] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the picture in the system's viewer.")] = False,
+    as_json: _Json = False,
+    no_metadata: Annotated[
+        bool,
+        typer.Option("--no-metadata", help="Write neither metadata nor the signed credential into the file."),
+    ] = False,
+    require_credential: Annotated[
+        bool, typer.Option("--require-credential", help="Fail where the picture cannot be signed.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print paths only.")] = False,
+) -> None:
+    """Make pictures from words.
+
+    Each file carries how it was made (prompt, model, seed) and a signed credential; --no-metadata leaves
+    both out.
+    """
+    target = Target.parse(output, output_format, n)
+    request = ImageRequest(
+        prompt=_utf8(prompt),
+        model=model,
+        n=n,
+        size=parse_size(size),
+        background=background,
+        output_format=target.output_format,
+        output_compression=compression,
+        negative_prompt=_utf8(negative),
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        seed=seed,
+        style=style,
+        sampler=sampler,
+    )
+    with progress_bar("drawing", shown=not quiet) as progress:
+        result = Workshop().make(request, progress)
+    paths, warnings = _save(result, target, with_metadata=not no_metadata, require=require_credential)
+    for line in (*(str(adjustment) for adjustment in result.adjustments), *warnings):
+        note(line)
+    if as_json:
+        say_json(_as_json(result, paths, warnings))
+    else:
+        _show(result, paths, quiet)
+    if open_it:
+        for path in paths:
+            typer.launch(str(path))
+
+
+def _utf8(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            "The prompt is not valid UTF-8 text.", "Type it again, or set your locale to UTF-8."
+        ) from error
+    return text
+
+
+def _save(
+    result: ImageResult, target: Target, with_metadata: bool, require: bool
+) -> tuple[list[Path], list[str]]:
+    from imagewright.provenance.seal import seal
+
+    paths, warnings = [], []
+    for image, record in zip(result.images, result.records, strict=True):
+        sealed = seal(image, record, with_metadata=with_metadata, require_credential=require)
+        paths.append(target.save(sealed.data, dict(record)))
+        if sealed.warning and sealed.warning not in warnings:
+            warnings.append(sealed.warning)
+    return paths, warnings
+
+
+def _as_json(result: ImageResult, paths: list[Path], warnings: list[str]) -> dict[str, Any]:
+    return {
+        "model": result.model,
+        "engine": result.engine,
+        "seconds": round(result.seconds, 4),
+        "adjustments": [asdict(adjustment) for adjustment in result.adjustments],
+        "warnings": warnings,
+        "images": [
+            {"path": str(path), "record": record} for path, record in zip(paths, result.records, strict=True)
+        ],
+    }
+
+
+def _show(result: ImageResult, paths: list[Path], quiet: bool) -> None:
+    how = terminal.protocol() if sys.stdout.isatty() and not quiet else None
+    for path, image, record in zip(paths, result.images, result.records, strict=True):
+        if how:
+            sys.stdout.write(terminal.render(image, how))
+        seed = "no seed" if record["seed"] is None else f"seed {record['seed']}"
+        size = "x".join(str(side) for side in image.size)
+        say(str(path) if quiet else f"{path}  {size}  {seed}  {result.model}  {record['seconds']:.2f} s")
+
+
+@app.command()
+def models(as_json: _Json = False) -> None:
+    """List the models that are here."""
+    from imagewright.engines.catalog import Catalog
+
+    listings = Catalog().listings()
+    if as_json:
+        say_json({"engines": [asdict(listing) for listing in listings]})
+        return
+    rows: list[tuple[str, ...]] = [("MODEL", "ENGINE", "TECHNIQUE", "SIZE", "LICENCE", "SUMMARY")]
+    for listing in listings:
+        for info in listing.models:
+            pixels = "x".join(str(side) for side in info.capabilities.size)
+            files = size_text(info.size_bytes)
+            size = f"{pixels} {files}".strip()
+            rows.append((info.name, info.engine, info.technique, size, info.licence, info.summary))
+    table(rows)
+    for listing in listings:
+        if listing.problem:
+            say(f"{listing.engine}: {listing.problem} Fix: {listing.fix}")
+        elif not listing.models:
+            say(f"{listing.engine}: give the folder of a run with --model")
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP picture.", show_default=False)],
+    as_json: _Json = False,
+) -> None:
+    """Say what made a picture.
+
+    Reads its credential, its record and its metadata, offline, from any PNG, JPEG or WebP.
+    """
+    from imagewright.pictures import format_of, open_picture, read_bytes
+    from imagewright.provenance import credentials, metadata
+
+    data = read_bytes(file)
+    image = open_picture(data)
+    credential = credentials.read(data, format_of(image))
+    found = metadata.read(image)
+    if as_json:
+        say_json({"path": str(file), "credential": asdict(credential), "metadata": asdict(found)})
+        return
+    say(f"{file}: {image.format} {image.width}x{image.height} {image.mode}")
+    say(f"credential: {credential.state}: {_MEANING[credential.state]}")
+    for problem in credential.problems:
+        say(f"  {problem}")
+    if credential.signer:
+        say(f"  signed by {credential.signer}, made with {credential.generator}")
+    say(f"metadata: {'marked as made by a trained model' if found.digital_source_type else 'no source type'}")
+    if found.record is not None:
+        signed = credential.state in ("trusted", "valid")
+        say(f"record ({'covered by the credential' if signed else 'unsigned: anyone can write this'}):")
+        for key, value in found.record.items():
+            if value not in (None, "", []):
+                say(f"  {key}: {value}")
+    elif found.parameters:
+        say("parameters of another tool:\n" + found.parameters)
+    else:
+        say("record: none; that proves nothing about where the picture comes from")
+
+
+_MEANING = {
+    "trusted": "made by this installation, unchanged since",
+    "valid": "unchanged since it was signed, by a signer unknown here",
+    "invalid": "does not hold; the picture or its credential was changed, or the certificate has ended",
+    "none": "the picture carries none",
+}
+
+
+@app.command()
+def reproduce(
+    file: Annotated[Path, typer.Argument(help="A picture that imagewright made.", show_default=False)],
+    model: _Model = None,
+    as_json: _Json = False,
+) -> None:
+    """Make a picture again and compare the pixels.
+
+    The request comes from the record in the file. Exit code 1 where the pixels differ.
+    """
+    from imagewright.reproduce import compare, read_request
+
+    request, record = read_request(file, model)
+    if not as_json:
+        say(f"prompt: {request.prompt}\nmodel: {request.model}  seed: {request.seed}")
+    with progress_bar("drawing again", shown=not as_json) as progress:
+        found = compare(file, request, record, Workshop(), progress)
+    if found.digests:
+        note(f"the model's files differ: recorded {found.digests[0][:12]}, present {found.digests[1][:12]}")
+    if as_json:
+        say_json({"path": str(file), "identical": found.identical, **asdict(found)})
+    elif found.identical:
+        say("identical")
+    else:
+        say(f"differs by up to {found.largest} of 255 in {found.pixels} pixels")
+    if not found.identical:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(as_json: _Json = False) -> None:
+    """Check this installation.
+
+    Packages, models and their hashes, signing, the machine. Exit code 1 where something needed is missing.
+    """
+    from imagewright.doctor import examine
+
+    checks = examine()
+    if as_json:
+        say_json({"checks": [asdict(check) for check in checks]})
+    else:
+        table(
+            [
+                (check.state, check.name, check.detail + (f"  fix: {check.fix}" if check.fix else ""))
+                for check in checks
+            ]
+        )
+    if any(check.state == "bad" for check in checks):
+        raise typer.Exit(1)
+
+
+cli_training.add_to(app)

@@ -1,0 +1,134 @@
+"""The commands that make data, train and export. Everything heavy is imported inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imagewright.cli_output import progress_bar, say
+from imagewright.errors import MissingExtraError, RequestError
+
+_Out = Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)]
+
+data_app = typer.Typer(
+    help="Make or check a folder of captioned pictures.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds `data`, `train` and `export`."""
+    app.add_typer(data_app, name="data")
+    app.command()(train)
+    app.command()(export)
+
+
+@contextmanager
+def _train_extra(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "imagewright" or (package and find_spec(package) is not None):
+            raise
+        raise MissingExtraError(what, "train") from error
+
+
+@data_app.command()
+def stickers(
+    out: _Out,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="A folder with the pinned packages. Default: fetched from the registry."),
+    ] = None,
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 64,
+    limit: Annotated[int | None, typer.Option(help="At most so many pictures, for a try.")] = None,
+    scenes: Annotated[int, typer.Option(help="How many composed scenes to add.")] = 0,
+    seed: Annotated[int, typer.Option(help="Chooses the scenes.")] = 0,
+) -> None:
+    """Make the sticker data set.
+
+    Open-licensed emoji art of four vendors with captions, scenes with exact captions, and a licence ledger.
+    """
+    with _train_extra("Making data"), progress_bar("drawing") as progress:
+        from imagewright.data.stickers import build
+
+        build(out, source=source, size=size, limit=limit, scenes=scenes, seed=seed, progress=progress)
+    say(f"{out}: ready. Next: imagewright train diffusion --data {out}")
+
+
+@data_app.command()
+def folder(
+    directory: Annotated[
+        Path, typer.Argument(help="Pictures with captions beside them.", show_default=False)
+    ],
+) -> None:
+    """Check your own folder of captioned pictures.
+
+    Says how many would be trained on, and what is skipped and why.
+    """
+    with _train_extra("Reading data"):
+        from imagewright.data.folder import read_folder
+
+        report = read_folder(directory)
+    say(f"{directory}: {len(report.records)} pictures, {len(report.skipped)} skipped")
+    for skipped in report.skipped:
+        say(f"  skipped {skipped}")
+
+
+def train(
+    technique: Annotated[
+        str, typer.Argument(help="diffusion, gan, vae or autoregressive.", show_default=False)
+    ],
+    data: Annotated[
+        Path, typer.Option(help="A folder made by `imagewright data`, or your own.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The run's folder; the same command goes on where it stopped.")
+    ] = Path("runs/first"),
+    preset: Annotated[
+        str | None, typer.Option(help="A named recipe. Default: the technique's small one.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Changes one value of the preset; repeatable."),
+    ] = None,
+) -> None:
+    """Train on a folder of captioned pictures.
+
+    Ctrl-C loses nothing: the same command goes on where it stopped.
+    """
+    changes = dict(_pair(text) for text in overrides or [])
+    with _train_extra("Training"):
+        from imagewright.training.command import run
+
+        run(technique, data, preset, out, changes)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise RequestError(
+            f"Cannot read --set {text!r}.", "Write it as NAME=VALUE, for example --set steps=1000."
+        )
+    return name, value
+
+
+def export(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run.", show_default=False)],
+    out_dir: _Out,
+    name: Annotated[str | None, typer.Option(help="The model's name. Default: the folder's.")] = None,
+    int8: Annotated[
+        bool, typer.Option(help="Store the weights in 8 bits: a quarter of the size, faster.")
+    ] = True,
+) -> None:
+    """Turn a trained run into a model that needs no torch."""
+    with _train_extra("Exporting"):
+        from imagewright.export import export as run_export
+
+        run_export(run_dir, out_dir, name=name or out_dir.name, int8=int8)
+    say(f'{out_dir}: ready. Next: imagewright generate --model {out_dir} "a red fox"')

@@ -1,0 +1,128 @@
+"""Names of models to engines.
+
+Engines come from the entry point group `imagewright.engines`; the built-in ones are also listed here,
+cannot be replaced, and are found first. An engine class is made without arguments. A model is named `NAME`,
+`ENGINE/NAME`, or by the path of its folder: one with `*.onnx` files goes to the embedded engine, any other
+to the trained engine, whose `find` takes the path as the name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from imagewright.engines.engine import Engine, ModelInfo
+from imagewright.errors import MissingExtraError, ModelError, ModelNotFoundError
+
+DEFAULT_ENGINE = "embedded"
+DEFAULT_MODEL = "stickers-diffusion"
+GROUP = "imagewright.engines"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One engine as `imagewright models` shows it: its models, or what is missing and how to mend it."""
+
+    engine: str
+    models: tuple[ModelInfo, ...] = ()
+    problem: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where an engine's class is; `needs` is an import that its extra brings."""
+
+    target: str
+    needs: str = ""
+    extra: str = ""
+    by_path: bool = False  # its models are folders of the user, named by their path
+
+
+_BUILT_IN = {
+    "embedded": _Source("imagewright.engines.embedded:EmbeddedEngine"),
+    "trained": _Source(
+        "imagewright.engines.trained:TrainedEngine", needs="torch", extra="train", by_path=True
+    ),
+}
+
+
+class Catalog:
+    """Finds engines and models. Engines are made on first use and kept."""
+
+    def __init__(self) -> None:
+        self._engines: dict[str, Engine] = {}
+
+    @cached_property
+    def _sources(self) -> dict[str, _Source]:
+        found = {
+            point.name: _Source(point.value)
+            for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)
+        }
+        return {**_BUILT_IN, **{name: source for name, source in found.items() if name not in _BUILT_IN}}
+
+    def engine(self, name: str) -> Engine:
+        """The engine called `name`. Raises ModelNotFoundError, MissingExtraError, ModelError."""
+        if name not in self._engines:
+            source = _BUILT_IN.get(name) or self._sources.get(name)
+            if source is None:
+                raise ModelNotFoundError(f"No engine {name!r}.", f"There are: {', '.join(self._sources)}.")
+            self._engines[name] = _load(name, source)
+        return self._engines[name]
+
+    def find(self, name: str | None) -> tuple[Engine, str | None]:
+        """The engine of a model, and the model's name there; None is the shipped default.
+
+        Raises ModelNotFoundError, MissingExtraError.
+        """
+        if name is None:
+            return self.engine(DEFAULT_ENGINE), None
+        engine, _, rest = name.partition("/")
+        if rest and engine in self._sources and not Path(name).is_dir():
+            return self.engine(engine), rest
+        if Path(name).is_dir():
+            return self.engine("embedded" if any(Path(name).glob("*.onnx")) else "trained"), name
+        listings = self.listings()
+        for listing in listings:
+            if any(model.name == name for model in listing.models):
+                return self.engine(listing.engine), name
+        names = ", ".join(model.name for listing in listings for model in listing.models)
+        raise ModelNotFoundError(
+            f"No model {name!r} here.", f"There are: {names or 'none'}, or give a run's folder."
+        )
+
+    def listings(self) -> Sequence[Listing]:
+        """Every engine with its models, the built-in ones first; a missing extra is said, not raised."""
+        return [self._listing(name, source) for name, source in self._sources.items()]
+
+    def _listing(self, name: str, source: _Source) -> Listing:
+        if source.needs and find_spec(source.needs) is None:
+            return Listing(
+                name, problem=f"It needs {source.needs}.", fix=f"pip install 'imagewright[{source.extra}]'"
+            )
+        if source.by_path:
+            return Listing(name)
+        try:
+            return Listing(name, models=tuple(self.engine(name).models()))
+        except (MissingExtraError, ModelError) as error:
+            return Listing(name, problem=error.message, fix=error.fix)
+
+
+def _load(name: str, source: _Source) -> Engine:
+    module, _, attribute = source.target.partition(":")
+    try:
+        made = getattr(import_module(module), attribute)()
+    except (ImportError, AttributeError) as error:
+        if source.extra and find_spec(source.needs) is None:
+            raise MissingExtraError(f"The {name} engine", source.extra) from error
+        raise ModelError(
+            f"The engine {name!r} cannot be loaded: {error}.", "Install what it needs."
+        ) from error
+    if not isinstance(made, Engine):
+        raise ModelError(f"The engine {name!r} is not an imagewright Engine.", "Ask its authors.")
+    return made

@@ -1,0 +1,87 @@
+"""Makes a picture again from the record in its file, and compares pixel by pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from imagewright.engines.catalog import DEFAULT_ENGINE
+from imagewright.engines.engine import Progress
+from imagewright.errors import PictureError
+from imagewright.pictures import encode, open_picture
+from imagewright.provenance import metadata, record
+from imagewright.request import ImageRequest
+from imagewright.workshop import Workshop
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How the picture made again differs: the largest channel difference (0-255) and the number of pixels.
+
+    `digests` is (recorded, present) where the model's files are not those that made the picture, else None.
+    """
+
+    largest: int
+    pixels: int
+    digests: tuple[str, str] | None
+
+    @property
+    def identical(self) -> bool:
+        """Whether every pixel is the same."""
+        return self.pixels == 0
+
+
+def read_request(path: Path, model: str | None = None) -> tuple[ImageRequest, dict[str, Any]]:
+    """The request that makes the picture in `path` again, and its record. Raises PictureError.
+
+    The record is a stranger's word: it only chooses among the models that ship. Others must be named by
+    `model`.
+    """
+    found = metadata.read(open_picture(path)).record
+    if found is None:
+        raise PictureError(
+            f"{str(path)!r} holds no imagewright record.", "Use the file as imagewright wrote it."
+        )
+    request = record.to_request(found)
+    if request.seed is None:
+        raise PictureError("This picture was made without a seed; it cannot be made again exactly.", "")
+    if model is None and found.get("engine") != DEFAULT_ENGINE:
+        raise PictureError(
+            f"This picture was made by {found.get('model')!r} of the engine {found.get('engine')!r}.",
+            f"If you trust it: --model {found.get('engine')}/{found.get('model')}",
+        )
+    return replace(request, model=model or f"{DEFAULT_ENGINE}/{found.get('model')}"), found
+
+
+def compare(
+    path: Path,
+    request: ImageRequest,
+    made: Mapping[str, Any],
+    workshop: Workshop,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Makes `request` and compares it with the picture in `path`, both as stored in the file's format."""
+    result = workshop.make(request, progress)
+    again = open_picture(encode(result[0], request.output_format, request.output_compression))
+    present, recorded = str(result.records[0].get("model_digest", "")), str(made.get("model_digest", ""))
+    largest, pixels = difference(open_picture(path), again)
+    return Comparison(largest, pixels, None if present == recorded else (recorded, present))
+
+
+def difference(a: Image.Image, b: Image.Image) -> tuple[int, int]:
+    """(largest channel difference, number of differing pixels). Raises PictureError on unlike sizes."""
+    if a.size != b.size:
+        raise PictureError(
+            f"The picture is {a.size} and the one made again {b.size}.", "It was resized since."
+        )
+    gap = np.abs(_rgba(a) - _rgba(b)).max(axis=-1)  # (H, W)
+    return int(gap.max()), int((gap > 0).sum())
+
+
+def _rgba(image: Image.Image) -> np.ndarray[Any, np.dtype[np.int16]]:
+    return np.asarray(image.convert("RGBA"), np.int16)

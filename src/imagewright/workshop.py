@@ -1,0 +1,61 @@
+"""The chain from a request to finished pictures: engine, refine, record. The one place that knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from PIL import Image
+
+from imagewright.engines.catalog import Catalog
+from imagewright.engines.engine import Progress
+from imagewright.provenance import record
+from imagewright.refine import upscale
+from imagewright.request import ImageRequest, ImageResult
+
+
+class Workshop:
+    """Makes pictures and keeps engines warm between requests."""
+
+    def __init__(self, catalog: Catalog | None = None) -> None:
+        self.catalog = catalog or Catalog()
+
+    def make(self, request: ImageRequest, progress: Progress | None = None) -> ImageResult:
+        """Pictures of the asked size and background, each with its record, also under
+        `image.info["imagewright"]`.
+
+        Raises RequestError, ModelError and MissingExtraError.
+        """
+        engine, model = self.catalog.find(request.model)
+        result = engine.generate(replace(request, model=model), progress)
+        adjustments = (*result.adjustments, *upscale.unmet(result.images, request))
+        bent = any(adjustment.field == "size" for adjustment in adjustments)
+        asked = replace(request, size=None) if bent else request
+        pairs = [_finish(image, {**made, "adjustments": record.plain(adjustments)}, asked)
+                 for image, made in zip(result.images, result.records, strict=True)]  # fmt: skip
+        images, records = zip(*pairs, strict=True)
+        return replace(result, images=images, records=records, adjustments=adjustments)
+
+
+def _finish(
+    image: Image.Image, made: Mapping[str, Any], request: ImageRequest
+) -> tuple[Image.Image, dict[str, Any]]:
+    size = request.size or image.size
+    image, resampled = upscale.resample(upscale.as_rgb(image), size)
+    image, padded = upscale.pad(image, size, request.background)
+    image, laid = upscale.lay_on(image, request.background, request.output_format)
+    finished = record.finish(made, request, image, [step for step in (resampled, padded, laid) if step])
+    image.info["imagewright"] = finished
+    return image, finished
+
+
+def generate(prompt: str, **fields: Any) -> ImageResult:
+    """Pictures for `prompt`; `fields` are ImageRequest's (n, size, seed, style, model). Writes no file."""
+    return _shared().make(ImageRequest(prompt=prompt, **fields))
+
+
+@cache
+def _shared() -> Workshop:
+    return Workshop()
