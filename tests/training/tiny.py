@@ -1,4 +1,4 @@
-"""A tiny technique and source for the tests of training, and a program that trains them in a process of its own."""
+"""A tiny technique and source for the tests of training, and a program that trains them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class TinyPair(Technique):
 
 @dataclass
 class TinySource:
-    """Pictures of one random grey each; `poison` is the step whose pictures hold a NaN, `pause` seconds a batch."""
+    """Pictures of one random grey each; step `poison` holds a NaN; `pause` is in seconds a batch."""
 
     poison: int | None = None
     pause: float = 0.0
@@ -130,7 +130,7 @@ def dials(**changes: Any) -> TrainConfig:
 
 
 def main() -> None:
-    """Train in this process: argv is the run folder, the dials, and the fields of the source and model, as JSON."""
+    """Train: argv is the run folder, then the dials and the fields of the source and the model as JSON."""
     out, config, source, model = sys.argv[1:5]
     torch.set_num_threads(1)
     report = train(

@@ -7,9 +7,9 @@
         state/optimizer.safetensors state/state.json              what only training needs
 
 `config.json` holds `model` (`type` and the fields of the technique's config), `train`, `manifest_hash`,
-`software` and `step`. A checkpoint is written under another name, synced, renamed; loading verifies the sha256
-of every file and falls back to the one before. `ema.safetensors` holds the trainable parameters only: it is laid
-over the model.
+`software` and `step`. A checkpoint is written under another name, synced, renamed; loading verifies the
+sha256 of every file and falls back to the one before. `ema.safetensors` holds the trainable parameters only:
+it is laid over the model.
 """
 
 from __future__ import annotations
@@ -77,19 +77,23 @@ class CheckpointStore:
             )
         return None, []
 
-    def set_aside(self, intact: Path) -> None:
-        """Rename the checkpoints newer than `intact`, and remove what a crash left half written."""
-        for path in self.steps():
-            if path == intact:
-                break
-            _remove(path.with_suffix(CORRUPT))
-            path.rename(path.with_suffix(CORRUPT))
+    def tidy(self, newest: Path | None) -> None:
+        """Before going on from `newest`: set the damaged newer ones aside, remove what is half written."""
         for path in self.folder.glob(f"*{PARTIAL}"):
             _remove(path)
+        if newest is not None:
+            for path in self.steps()[: self.steps().index(newest)]:
+                _remove(path.with_suffix(CORRUPT))
+                path.rename(path.with_suffix(CORRUPT))
+            self.publish(newest)
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of `step` is or would be."""
+        return self.folder / f"step-{step:08d}"
 
     def save(self, snapshot: Snapshot) -> Path:
         """Write a checkpoint and make it the newest. Raises CheckpointError if the disk refuses."""
-        final = self.folder / f"step-{snapshot.step:08d}"
+        final = self.path(snapshot.step)
         partial = final.with_suffix(PARTIAL)
         try:
             _remove(partial)

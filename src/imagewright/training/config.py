@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from imagewright.errors import TrainingError
@@ -21,11 +21,11 @@ class TrainConfig:
     """How to train. Raises TrainingError on values that cannot work.
 
     `batch` is global: the processes share it out. `minutes` is a wall-clock budget over all resumes.
-    `schedule`: after `warmup` steps, `constant`, `cosine` to 0 at `steps`, or `wsd` (constant, then linear to 0
-    over the last `cooldown` share of the steps). `lr` is AdamW's; `muon_lr` that of the hidden matrices, if
-    `muon`. `ema` is the decay per step, warmed up; 0 means none. `clip` is the largest gradient norm; 0 means
-    none. `checkpoint_minutes` 0 writes one every step; `sample_every` and `heldout_every` count steps, 0 means
-    never; `keep` is how many checkpoints stay.
+    `schedule`: after `warmup` steps, `constant`, `cosine` to 0 at `steps`, or `wsd` (constant, then linear to
+    0 over the last `cooldown` share of the steps). `lr` is AdamW's; `muon_lr` that of the hidden matrices, if
+    `muon`. `ema` is the decay per step, warmed up; 0 means none. `clip` is the largest gradient norm; 0: any.
+    `checkpoint_minutes` 0 writes one every step; `sample_every` and `heldout_every` count steps, 0: never;
+    `keep` is how many checkpoints stay.
     """
 
     seed: int = 0
@@ -52,7 +52,7 @@ class TrainConfig:
         _check(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         for name in ("batch", "steps", "keep"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("warmup", "sample_every", "heldout_every", "checkpoint_minutes", "weight_decay", "clip"):
+        for name in ("warmup", "weight_decay", "clip", "checkpoint_minutes", "sample_every", "heldout_every"):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("lr", "muon_lr"):
             _check(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
@@ -92,8 +92,7 @@ def preset(name: str, **overrides: Any) -> tuple[dict[str, Any], TrainConfig]:
     if name not in PRESETS:
         raise TrainingError(f"Unknown preset {name!r}.", nearest(name, PRESETS))
     found = PRESETS[name]
-    merged = TrainConfig.from_dict({**found.train.to_dict(), **overrides})
-    return dict(found.model), replace(merged)
+    return dict(found.model), TrainConfig.from_dict({**found.train.to_dict(), **overrides})
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

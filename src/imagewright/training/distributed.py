@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from imagewright.errors import TrainingError
+
 
 def local_device() -> torch.device:
     """Where this process should put its model: its own GPU if there is one, else the CPU."""
@@ -68,11 +70,20 @@ class World:
         """Overwrite `tensors` with those of rank 0."""
         if self.size > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+                shared = tensor.contiguous()
+                dist.broadcast(shared, src=0)
+                tensor.copy_(shared)
 
-    def barrier(self) -> None:
-        """Wait for all processes."""
-        self.any(False)
+    def check_same(self, step: int) -> None:
+        """Wait for all processes. Raises TrainingError unless all go on from the same step."""
+        if self.size > 1:
+            first = torch.tensor(step, device=self.device)
+            dist.broadcast(first, src=0)
+            if self.any(first.item() != step):
+                raise TrainingError(
+                    "The processes do not see the same checkpoints.",
+                    "Use a run folder that all machines share.",
+                )
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from imagewright.errors import ImagewrightError
+
 Event = dict[str, Any]
 LOG_EVERY = 10  # steps
 SAY_EVERY = 30.0  # seconds, where there is no terminal to draw a bar on
@@ -30,6 +32,7 @@ class Journal:
         self.path = out / "log.jsonl"
         self._sums: defaultdict[str, list[float]] = defaultdict(list)
         self._pictures, self._since, self._said = 0, time.perf_counter(), time.perf_counter()
+        self._latest = 0
         self._console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -56,6 +59,8 @@ class Journal:
     ) -> None:
         if self.silent:
             return
+        if isinstance(error, ImagewrightError):
+            self.event("error", self._latest, message=str(error))
         self._bar.stop()
         self._file.close()
         if self._board is not None:
@@ -65,6 +70,7 @@ class Journal:
         """Write one line, tell `on_event`, and put numbers on the board."""
         if self.silent:
             return
+        self._latest = step
         line = {"event": name, "step": step, **values}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -72,8 +78,8 @@ class Journal:
             for key, value in values.items():
                 if isinstance(value, float):
                     self._board.add_scalar(f"{name}/{key}", value, step)
-        if name == "warning":
-            self._console.print(f"warning: {values['message']}", style="yellow", highlight=False)
+        if "message" in values:
+            self._console.print(f"{name}: {values['message']}", style="yellow", highlight=False)
         if self.on_event is not None:
             self.on_event(line)
 

@@ -1,8 +1,8 @@
 """Optimisers and the learning-rate schedule.
 
-Muon (K. Jordan, 2024, kellerjordan.github.io/posts/muon; arXiv:2502.16982 at scale) for matrices inside blocks,
-AdamW (arXiv:1711.05101) for the rest. Deviation: matrices of equal shape are orthogonalised as one stack, so that a
-CPU does a few large products instead of many small ones.
+Muon (K. Jordan, 2024, kellerjordan.github.io/posts/muon; arXiv:2502.16982 at scale) for matrices inside
+blocks, AdamW (arXiv:1711.05101) for the rest. Deviation: matrices of equal shape are orthogonalised as one
+stack, so that a CPU does a few large products instead of many small ones.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ NEWTON_SCHULZ = (
 
 
 def sort_parameters(module: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Trainable parameters as `hidden` (matrices inside blocks), `decay` (other weights of two or more dimensions)
-    and `no_decay` (biases, gains, embeddings and tables)."""
+    """Trainable parameters as `hidden` (matrices inside blocks), `decay` (other weights of two or more
+    dimensions) and `no_decay` (biases, gains, embeddings and tables)."""
     groups: dict[str, list[nn.Parameter]] = {"hidden": [], "decay": [], "no_decay": []}
     tables = {
         id(p)
@@ -65,7 +65,7 @@ def lr_scale(step: int, config: TrainConfig) -> float:
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
-    """Roughly the nearest semi-orthogonal matrix to each of `g` (..., rows, cols): Newton-Schulz in bfloat16."""
+    """Roughly the nearest semi-orthogonal matrix to each of `g` (..., rows, cols), in bfloat16."""
     a, b, c = NEWTON_SCHULZ
     x: Tensor = g.bfloat16()
     tall = x.size(-2) > x.size(-1)
@@ -157,14 +157,12 @@ class Optimizers:
             for key, value in state.items()
         }
 
-    def load_tensors(self, tensors: dict[str, Tensor], names: dict[Tensor, str]) -> None:
-        """The inverse of `state_tensors`; a tensor shaped like its parameter takes its memory layout too."""
-        owners = {names[p]: (m, p) for m in self.members for g in m.param_groups for p in g["params"]}
-        for name, value in tensors.items():
-            owner, _, key = name.rpartition("|")
-            member, p = owners[owner]
-            like = torch.empty_like(p) if value.shape == p.shape else torch.empty_like(value, device=p.device)
-            member.state[p][key] = like.copy_(value)
+    def load_tensor(self, name: str, key: str, value: Tensor, names: dict[Tensor, str]) -> None:
+        """Put one of `state_tensors` back; if it is shaped like its parameter, it takes its memory layout."""
+        for member in self.members:
+            for p in (p for group in member.param_groups for p in group["params"] if names[p] == name):
+                like = p.detach() if value.shape == p.shape else value
+                member.state[p][key] = torch.empty_like(like, device=p.device).copy_(value)
 
 
 def build_optimizers(technique: Technique, phase: str, config: TrainConfig) -> Optimizers:

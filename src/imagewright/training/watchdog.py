@@ -55,7 +55,7 @@ class Watchdog:
     def check_tensors(self, step: int, tensors: Iterable[Tensor]) -> None:
         """Raises DivergedError if any of `tensors` holds a NaN or an infinity."""
         floats = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
-        if floats and not torch.stack(torch._foreach_norm(floats, math.inf)).isfinite().all():
+        if not all(bool(norm.isfinite()) for norm in torch._foreach_norm(floats, math.inf)):
             raise self._diverged(
                 f"a weight, its average or its optimiser state is not finite after step {step}"
             )
