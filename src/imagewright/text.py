@@ -39,9 +39,9 @@ class Tokenizer:
         self.pieces: Any = WordPieces.from_str(vocabulary.read_text("utf-8"))
 
     def encode(self, texts: Sequence[str], max_tokens: int = MAX_TOKENS) -> Tokens:
-        """(ids (B, L) int64, grams (B, L, G) int64, mask (B, L) bool, tokens cut off each text); L: max_tokens.
+        """(ids (B, L) int64, grams (B, L, G) int64, mask (B, L) bool, tokens cut off each text).
 
-        An empty text has one padding token, so no row of the mask is all False.
+        L = max_tokens. An empty text has one padding token, so no row of the mask is all False.
         """
         ids = np.full((len(texts), max_tokens), PAD_ID, np.int64)
         grams = np.zeros((len(texts), max_tokens, GRAMS_PER_PIECE), np.int64)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from imagewright.models.layers import rms_norm
 from imagewright.text import GRAM_BUCKETS, MAX_TOKENS
 
 
@@ -42,9 +43,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
-        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-6)
-        return (y * self.weight).to(x.dtype)
+        return (rms_norm(x.float()) * self.weight).to(x.dtype)
 
 
 class WordTable(nn.Module):
@@ -85,8 +84,11 @@ class Layer(nn.Module):
     def attend(self, x: Tensor, mask: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # each (B, heads, L, D / heads)
-        y = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=mask)
-        return self.out(y.transpose(1, 2).flatten(2))  # (B, L, D)
+        # written out: for 24 tokens on a CPU the fused kernel's backward pass is several times slower
+        logits = self.q_norm(q) @ self.k_norm(k).transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, heads, L, L)
+        y = logits.masked_fill(~mask, -1e4).softmax(-1).to(v.dtype) @ v
+        projected: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return projected  # (B, L, D)
 
 
 class TextEncoder(nn.Module):
