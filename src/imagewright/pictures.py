@@ -49,6 +49,7 @@ def open_picture(source: Path | str | bytes) -> Image.Image:
     name = "the picture" if isinstance(source, bytes) else repr(str(source))
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata is no reason to refuse a picture
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(BytesIO(data), formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
@@ -59,9 +60,7 @@ def open_picture(source: Path | str | bytes) -> Image.Image:
             image.load()
     except PictureError:
         raise
-    except (
-        Exception
-    ) as error:  # decoders raise OSError, ValueError, SyntaxError, struct.error, ... on bad bytes
+    except Exception as error:  # decoders raise many kinds on bad bytes: OSError, SyntaxError, ...
         raise PictureError(
             f"Cannot read {name}: it is not a whole PNG, JPEG or WebP picture ({type(error).__name__}).",
             "Give an undamaged PNG, JPEG or WebP file.",
@@ -93,8 +92,7 @@ def encode(image: Image.Image, output_format: str, compression: int = 100, **sav
 
 
 def save_atomic(data: bytes, path: Path, *, overwrite: bool = True, mode: int = 0o666) -> None:
-    """Writes `path` whole or not at all: temporary file in the same folder, fsync, rename, fsync of the
-    folder.
+    """Writes `path` whole or not at all: a temporary file beside it, fsync, rename, fsync of the folder.
 
     Without `overwrite` an existing file raises FileExistsError. Other failures raise OutputError and leave
     nothing.

@@ -23,19 +23,19 @@ class Workshop:
         self.catalog = catalog or Catalog()
 
     def make(self, request: ImageRequest, progress: Progress | None = None) -> ImageResult:
-        """Pictures of the asked size and background, each with its record, also under
-        `image.info["imagewright"]`.
+        """Pictures of the asked size and background, with records, which are also in their `info["imagewright"]`.
 
         Raises RequestError, ModelError and MissingExtraError.
         """
         engine, model = self.catalog.find(request.model)
         result = engine.generate(replace(request, model=model), progress)
         adjustments = (*result.adjustments, *upscale.unmet(result.images, request))
-        bent = any(adjustment.field == "size" for adjustment in adjustments)
-        asked = replace(request, size=None) if bent else request
-        pairs = [_finish(image, {**made, "adjustments": record.plain(adjustments)}, asked)
-                 for image, made in zip(result.images, result.records, strict=True)]  # fmt: skip
-        images, records = zip(*pairs, strict=True)
+        if any(adjustment.field == "size" for adjustment in adjustments):
+            request = replace(request, size=None)
+        told = {"adjustments": record.plain(adjustments)}
+        pairs = zip(result.images, result.records, strict=True)
+        finished = [_finish(image, {**made, **told}, request) for image, made in pairs]
+        images, records = zip(*finished, strict=True)
         return replace(result, images=images, records=records, adjustments=adjustments)
 
 
@@ -56,6 +56,4 @@ def generate(prompt: str, **fields: Any) -> ImageResult:
     return _shared().make(ImageRequest(prompt=prompt, **fields))
 
 
-@cache
-def _shared() -> Workshop:
-    return Workshop()
+_shared = cache(Workshop)  # so that the second call finds the model loaded

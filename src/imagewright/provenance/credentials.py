@@ -24,9 +24,9 @@ _TOLD = ("software", "engine", "model", "model_digest", "technique", "licence", 
 
 @dataclass(frozen=True)
 class Credential:
-    """What a file's credential says. `trusted`: signed here and unchanged; `valid`: unchanged, signer
-    unknown.
+    """What a file's credential says.
 
+    `trusted`: signed here and unchanged. `valid`: unchanged, but the signer is unknown here.
     `invalid`: changed, or its certificate ended; `problems` says which. `none`: the file carries no
     credential.
     """

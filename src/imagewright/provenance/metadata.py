@@ -8,6 +8,7 @@ longer prompt the start is kept, and the record says so.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -81,9 +82,11 @@ def read(image: Image.Image) -> Metadata:
 
 def _read_exif(image: Image.Image) -> tuple[str | None, str | None]:
     try:
-        exif = image.getexif()
-        comment = exif.get_ifd(_EXIF_POINTER).get(_USER_COMMENT)
-        text = exif.get(_DESCRIPTION)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exif = image.getexif()
+            comment = exif.get_ifd(_EXIF_POINTER).get(_USER_COMMENT)
+            text = exif.get(_DESCRIPTION)
     except Exception:  # the EXIF of a stranger: many ways to be broken, none of them ours to report
         return None, None
     if isinstance(comment, bytes) and comment.startswith(_UNICODE):

@@ -22,8 +22,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def resample(image: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, Step | None]:
-    """`image` scaled with LANCZOS, aspect kept, to the largest that fits inside `size` (width, height in
-    pixels).
+    """`image` scaled with LANCZOS, aspect kept, to the largest that fits into `size` (width, height).
 
     Transparent pictures are resampled with premultiplied alpha, so that hidden colours do not bleed into
     the edges.

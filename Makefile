@@ -1,0 +1,40 @@
+# Needs Python 3.10 to 3.13 with venv, and make. `PYTHON=python3.12 make ...` chooses another Python.
+# The tests need torch: a CPU build is enough, and pip's own settings (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL) choose it.
+
+PYTHON ?= python3
+PROMPT ?= a red fox
+VENV := .venv
+BIN := $(VENV)/bin
+export PROMPT
+
+.PHONY: picture test lint docs clean
+
+picture: $(VENV)/.base  ## make a picture here: make picture PROMPT="a red fox"
+	@$(BIN)/imagewright generate -- "$$PROMPT"
+
+test: $(VENV)/.test  ## run the tests
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.base  ## write docs/cli.md again
+	$(BIN)/python scripts/cli_docs.py
+
+clean:  ## remove the virtual environment
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "error: $(PYTHON) is not Python 3.10 to 3.13; try: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@touch $@ $(VENV)/.base

@@ -1,0 +1,53 @@
+"""For every test: no network, a home of its own, and a stranger's engine named `fake`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / "no_network"), str(HERE / "fake_engine")]
+
+import sitecustomize  # noqa: E402
+
+if not hasattr(sitecustomize, "block"):  # the interpreter came with a sitecustomize of its own
+    del sys.modules["sitecustomize"]
+    import sitecustomize
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def _network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a test marked `network` may reach another machine."""
+    if request.node.get_closest_marker("network"):
+        monkeypatch.setenv(sitecustomize.ALLOW, "1")
+    else:
+        monkeypatch.delenv(sitecustomize.ALLOW, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder, also for the processes that a test starts."""
+    folder = tmp_path_factory.mktemp("home")
+    for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(folder))
+    path = [str(HERE / "no_network"), str(HERE / "fake_engine"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
+    return folder
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Runs `imagewright ARGUMENTS` as a process in `tmp_path`."""
+
+    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        start = [sys.executable, "-c", "from imagewright.cli import main; main()", *arguments]
+        return subprocess.run(start, cwd=tmp_path, capture_output=True, text=True, timeout=60, **options)  # type: ignore[call-overload,no-any-return]
+
+    return run

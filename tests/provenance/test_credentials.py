@@ -1,0 +1,133 @@
+"""Content Credentials: signed, verified, noticed when broken."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagewright.errors import ProvenanceError
+from imagewright.pictures import encode
+from imagewright.provenance import credentials, identity, metadata, record
+from imagewright.provenance.seal import seal
+from imagewright.request import ImageRequest
+
+FORMATS = ["png", "jpeg", "webp"]
+
+
+@pytest.fixture
+def noise() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+
+
+def made(image: Image.Image, output_format: str) -> dict[str, object]:
+    request = ImageRequest(prompt="x", output_format=output_format)  # type: ignore[arg-type]
+    engine = {"prompt": "a most secret prompt", "seed": 1, "model": "blocks", "model_digest": "ab" * 32}
+    return record.finish(engine, request, image, [])
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_signed_here_is_trusted_and_elsewhere_valid(
+    noise: Image.Image, output_format: str, tmp_path: Path
+) -> None:
+    data = seal(noise, made(noise, output_format), require_credential=True, where=tmp_path / "a").data
+    found = credentials.read(data, output_format, tmp_path / "a")
+    assert found.state == "trusted" and found.problems == ()
+    assert found.digital_source_type == "trainedAlgorithmicMedia"
+    assert found.model["model"] == "blocks" and found.model["model_digest"] == "ab" * 32
+    assert credentials.read(data, output_format, tmp_path / "b").state == "valid", "no anchor"
+    identity.load_or_create(tmp_path / "c")
+    assert credentials.read(data, output_format, tmp_path / "c").state == "valid", "another installation"
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_a_changed_picture_is_invalid(noise: Image.Image, output_format: str, tmp_path: Path) -> None:
+    data = bytearray(seal(noise, made(noise, output_format), where=tmp_path).data)
+    bare = encode(noise, output_format)
+    middle = bytes(data).rindex(bare[-200:-100]) + 50
+    data[middle] ^= 4
+    assert credentials.read(bytes(data), output_format, tmp_path).state == "invalid"
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_unsigned_is_none(noise: Image.Image, output_format: str, tmp_path: Path) -> None:
+    assert credentials.read(encode(noise, output_format), output_format, tmp_path).state == "none"
+    bare = seal(noise, made(noise, output_format), with_metadata=False, where=tmp_path).data
+    assert credentials.read(bare, output_format, tmp_path).state == "none"
+    assert bare == encode(noise, output_format)
+
+
+def test_the_manifest_holds_no_prompt_and_stays_small(noise: Image.Image, tmp_path: Path) -> None:
+    text = made(noise, "png")
+    unsigned = encode(noise, "png", **metadata.save_options(text, "png"))
+    signed = credentials.sign(encode(noise, "png"), "png", text, tmp_path)
+    assert b"secret" in unsigned and b"secret" not in signed
+    assert len(signed) - len(encode(noise, "png")) < 15_000
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_garbage_is_not_trusted(output_format: str, tmp_path: Path) -> None:
+    assert credentials.read(b"garbage", output_format, tmp_path).state in ("invalid", "none")
+
+
+def test_an_unwritable_home_warns_or_fails(noise: Image.Image, tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("no folder")
+    sealed = seal(noise, made(noise, "png"), where=blocker / "identity")
+    assert "no credential" in sealed.warning
+    assert credentials.read(sealed.data, "png", tmp_path).state == "none"
+    with pytest.raises(ProvenanceError):
+        seal(noise, made(noise, "png"), require_credential=True, where=blocker / "identity")
+
+
+def test_the_key_is_private_and_kept(tmp_path: Path) -> None:
+    first = identity.load_or_create(tmp_path / "identity")
+    assert identity.load_or_create(tmp_path / "identity") == first
+    assert (tmp_path / "identity" / "signer.pem").stat().st_mode & 0o777 == 0o600
+    assert first.root in identity.anchors(tmp_path / "identity")
+
+
+def test_the_identity_is_renewed_ahead_and_old_pictures_stay_trusted(
+    noise: Image.Image, tmp_path: Path
+) -> None:
+    ending = identity.create(timedelta(days=29))
+    identity._publish(ending, tmp_path / "signer.pem", replaces=None)
+    signed_before = _sign_with(ending, noise, tmp_path)
+    renewed = identity.load_or_create(tmp_path)
+    assert renewed != ending and identity.load_or_create(tmp_path) == renewed
+    assert credentials.read(signed_before, "png", tmp_path).state == "trusted"
+
+
+def _sign_with(who: identity.Identity, image: Image.Image, where: Path) -> bytes:
+    """Signs with an identity that is about to end, as an earlier run would have."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(identity, "load_or_create", lambda _: who)
+        return credentials.sign(encode(image, "png"), "png", {}, where)
+
+
+def test_a_damaged_identity_is_said(tmp_path: Path) -> None:
+    (tmp_path / "signer.pem").write_text("rubbish")
+    with pytest.raises(ProvenanceError, match="damaged"):
+        identity.load_or_create(tmp_path)
+
+
+START = "import sys; from pathlib import Path; from imagewright.provenance import identity\n\
+sys.stdin.readline(); sys.stdout.buffer.write(identity.load_or_create(Path(sys.argv[1])).chain)"
+
+
+def test_two_processes_at_once_agree_on_one_identity(tmp_path: Path) -> None:
+    start = [sys.executable, "-c", START, str(tmp_path / "identity")]
+    both = [subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    for process in both:
+        assert process.stdin
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    chains = [process.communicate(timeout=60)[0] for process in both]
+    assert chains[0] == chains[1] == identity.load_or_create(tmp_path / "identity").chain
+    assert len(list((tmp_path / "identity" / "anchors").iterdir())) == 1
+    assert not list((tmp_path / "identity").glob("*.part"))

@@ -1,0 +1,132 @@
+"""The import graph of the package: imports run one way, and the base install needs no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import imagewright
+
+SOURCE = Path(imagewright.__file__).parent
+_TOP = {"errors", "request", "pictures", "text"}
+_TRAINING = {"data", "models", "errors", "text", "pictures"}
+_ENGINE = {"request", "data", "models", "errors", "text", "pictures"}
+_MAKING = {"workshop", "engines", "provenance", "refine", "request", "errors", "pictures"}
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "request": {"errors"},
+    "pictures": {"errors"},
+    "text": {"errors"},
+    "prompt": {"request", "errors"},
+    "terminal": {"pictures"},
+    "refine": {"request", "errors", "pictures", "text"},
+    "provenance": {"request", "errors", "pictures"},
+    "store": {"request", "errors", "pictures"},
+    "data": {"errors", "text", "pictures"},
+    "models": {"data", "errors", "text"},
+    "training": _TRAINING,
+    "engines": _ENGINE,
+    "export": _TRAINING | _ENGINE | {"training", "engines"},
+    "evaluation": _TRAINING | _MAKING | {"training"},
+    "workshop": {"engines", "refine", "provenance", "store", "request", "errors"},
+    "reproduce": _MAKING,
+    "doctor": _MAKING,
+    "server": _MAKING | _TOP | {"store", "training", "evaluation", "prompt"},
+}
+EXCEPTIONS = {
+    ("engines", "training.checkpoint"),  # a trained engine reads checkpoints
+    ("models.technique", "training.optim"),  # sorts a technique's parameters, imported when it is called
+}
+TORCH_FOLDERS = ("models", "training", "evaluation")
+TORCH_FILES = ("data.batch", "data.loader", "export", "engines.trained")
+
+
+def modules() -> dict[str, ast.Module]:
+    """Dotted name below the package -> syntax tree."""
+    files = sorted(SOURCE.rglob("*.py"))
+    names = [
+        ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__") for file in files
+    ]
+    return {name: ast.parse(file.read_text("utf-8")) for name, file in zip(names, files, strict=True)}
+
+
+def inner_imports(tree: ast.Module) -> set[str]:
+    """Every module of the package that `tree` imports, anywhere in it, as a dotted name below the package."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("imagewright.") for name in found if name.startswith("imagewright.")}
+
+
+MODULES = modules()
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "__init__"])
+def test_imports_run_one_way(name: str) -> None:
+    unit = name.partition(".")[0]
+    for imported in inner_imports(MODULES[name]):
+        target = imported.partition(".")[0]
+        if target == unit or target.startswith("__") or unit.startswith("cli"):
+            continue
+        excused = any(
+            name.startswith(who) and imported.startswith(what)
+            for who, what in EXCEPTIONS
+            if who in (name, unit)
+        )
+        assert excused or target in MAY_IMPORT[unit], f"{name} imports {imported}"
+
+
+def test_nothing_imports_the_command_line_or_the_server() -> None:
+    for name, tree in MODULES.items():
+        unit = name.partition(".")[0]
+        for imported in inner_imports(tree):
+            target = imported.partition(".")[0]
+            assert not target.startswith("cli") or unit.startswith("cli"), name
+            assert target != "server" or unit == "server" or unit.startswith("cli"), name
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_torch_is_imported_only_where_it_is_needed(name: str) -> None:
+    if name.partition(".")[0] in TORCH_FOLDERS or name in TORCH_FILES:
+        return
+    for node in MODULES[name].body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            )
+            assert not any(module.partition(".")[0] == "torch" for module in names), name
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import imagewright", ("torch", "onnxruntime", "PIL", "numpy")),
+        (
+            "import imagewright; imagewright.ImageRequest; imagewright.Workshop",
+            ("torch", "onnxruntime", "c2pa"),
+        ),
+        ("import imagewright.cli", ("torch", "onnxruntime", "c2pa", "cryptography", "rich", "httpx")),
+    ],
+)
+def test_importing_is_cheap(statement: str, absent: tuple[str, ...]) -> None:
+    code = f"{statement}\nimport sys\nprint([name for name in {absent!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_the_public_names_are_few_and_all_there() -> None:
+    assert len(imagewright.__all__) <= 20
+    for name in imagewright.__all__:
+        assert getattr(imagewright, name) is not None
+    assert set(imagewright._HOME) | {"__version__"} == set(imagewright.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = imagewright.nothing
