@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from PIL import Image
 
-from imagewright import cli_training, terminal
+from imagewright import cli_training
 from imagewright.cli_output import (
     Target,
     note,
@@ -188,11 +189,18 @@ def _as_json(result: ImageResult, paths: list[Path], warnings: list[str]) -> dic
     }
 
 
+def _inline() -> Callable[[Image.Image], str] | None:
+    from imagewright import terminal
+
+    how = terminal.protocol()
+    return None if how is None else lambda image: terminal.render(image, how)
+
+
 def _show(result: ImageResult, paths: list[Path], quiet: bool) -> None:
-    how = terminal.protocol() if sys.stdout.isatty() and not quiet else None
+    how = _inline() if sys.stdout.isatty() and not quiet else None
     for path, image, record in zip(paths, result.images, result.records, strict=True):
         if how:
-            sys.stdout.write(terminal.render(image, how))
+            sys.stdout.write(how(image))
         seed = "no seed" if record["seed"] is None else f"seed {record['seed']}"
         size = "x".join(str(side) for side in image.size)
         say(str(path) if quiet else f"{path}  {size}  {seed}  {result.model}  {record['seconds']:.2f} s")

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,20 +149,27 @@ def say_error(error: ImagewrightError) -> None:
 @contextmanager
 def progress_bar(label: str, shown: bool = True) -> Iterator[Progress | None]:
     """A bar with an estimate on stderr, or None where nobody watches."""
+    with phase_bars(shown) as advance:
+        yield (lambda done, total: advance(label, done, total)) if advance else None
+
+
+@contextmanager
+def phase_bars(shown: bool = True) -> Iterator[Callable[[str, int, int], None] | None]:
+    """Like `progress_bar`, for work of several phases: (phase, done, total), a bar for each phase."""
     if not (shown and sys.stderr.isatty()):
         yield None
         return
     with ExitStack() as stack:
-        bars: list[Any] = []
+        bars: dict[str, Any] = {}
 
-        def progress(done: int, total: int) -> None:
-            if not bars:
-                bars.append(
-                    stack.enter_context(typer.progressbar(length=total, label=label, file=sys.stderr))
-                )
-            bars[0].update(done - bars[0].pos)
+        def advance(phase: str, done: int, total: int) -> None:
+            if phase not in bars:
+                stack.close()  # ends the line of the phase before
+                bar = typer.progressbar(length=total, label=phase, file=sys.stderr)
+                bars[phase] = stack.enter_context(bar)
+            bars[phase].update(done - bars[phase].pos)
 
-        yield progress
+        yield advance
 
 
 def table(rows: list[tuple[str, ...]]) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from imagewright.cli_output import progress_bar, say
+from imagewright.cli_output import phase_bars, say
 from imagewright.errors import MissingExtraError, RequestError
 
 _Out = Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)]
@@ -45,7 +45,7 @@ def stickers(
         Path | None,
         typer.Option(help="A folder with the pinned packages. Default: fetched from the registry."),
     ] = None,
-    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 64,
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
     limit: Annotated[int | None, typer.Option(help="At most so many pictures, for a try.")] = None,
     scenes: Annotated[int, typer.Option(help="How many composed scenes to add.")] = 0,
     seed: Annotated[int, typer.Option(help="Chooses the scenes.")] = 0,
@@ -54,11 +54,11 @@ def stickers(
 
     Open-licensed emoji art of four vendors with captions, scenes with exact captions, and a licence ledger.
     """
-    with _train_extra("Making data"), progress_bar("drawing") as progress:
+    with _train_extra("Making data"), phase_bars() as progress:
         from imagewright.data.stickers import build
 
-        build(out, source=source, size=size, limit=limit, scenes=scenes, seed=seed, progress=progress)
-    say(f"{out}: ready. Next: imagewright train diffusion --data {out}")
+        made = build(out, source=source, size=size, limit=limit, scenes=scenes, seed=seed, progress=progress)
+    say(f"{out}: {sum(made.counts.values())} pictures. Next: imagewright train diffusion --data {out}")
 
 
 @data_app.command()
@@ -77,12 +77,17 @@ def folder(
         report = read_folder(directory)
     say(f"{directory}: {len(report.records)} pictures, {len(report.skipped)} skipped")
     for skipped in report.skipped:
-        say(f"  skipped {skipped}")
+        say(f"  skipped {skipped.file_name}: {skipped.reason}")
+    for warning in report.warnings:
+        say(f"  warning: {warning}")
 
 
 def train(
     technique: Annotated[
-        str, typer.Argument(help="diffusion, gan, vae or autoregressive.", show_default=False)
+        str,
+        typer.Argument(
+            help="What to train, for example diffusion; a wrong name lists all.", show_default=False
+        ),
     ],
     data: Annotated[
         Path, typer.Option(help="A folder made by `imagewright data`, or your own.", show_default=False)
@@ -91,11 +96,15 @@ def train(
         Path, typer.Option(help="The run's folder; the same command goes on where it stopped.")
     ] = Path("runs/first"),
     preset: Annotated[
-        str | None, typer.Option(help="A named recipe. Default: the technique's small one.")
+        str | None, typer.Option(help="tiny (seconds), cpu (hours) or gpu (minutes). Default: cpu.")
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Changes one value of the preset; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Changes one value of the preset, as in steps=1000; repeatable.",
+        ),
     ] = None,
 ) -> None:
     """Train on a folder of captioned pictures.
@@ -106,7 +115,10 @@ def train(
     with _train_extra("Training"):
         from imagewright.training.command import run
 
-        run(technique, data, preset, out, changes)
+        report = run(technique, data, preset, out, changes)
+    say(f"{out}: {report.step} steps, stopped by {report.reason}")
+    if report.reason == "interrupted":
+        raise typer.Exit(130)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -23,7 +23,7 @@ class Workshop:
         self.catalog = catalog or Catalog()
 
     def make(self, request: ImageRequest, progress: Progress | None = None) -> ImageResult:
-        """Pictures of the asked size and background, with records, which are also in their `info["imagewright"]`.
+        """Pictures of the asked size and background; their records are also in `info["imagewright"]`.
 
         Raises RequestError, ModelError and MissingExtraError.
         """
