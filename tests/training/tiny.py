@@ -41,13 +41,15 @@ class TinyDenoiser(Technique):
         self.blocks = nn.ModuleList(nn.Linear(config.width, config.width) for _ in range(config.depth))
         self.dropout = nn.Dropout(config.dropout)
         self.outward = nn.Linear(config.width, VALUES)
+        self.smooth = nn.Conv2d(4, 4, 3, padding=1).to(memory_format=torch.channels_last)
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("spare", torch.zeros(3))
 
     def denoise(self, x_t: Tensor, t: Tensor) -> Tensor:
         x = self.inward(torch.cat([x_t.flatten(1), t], dim=1))
         for block in self.blocks:
             x = x + self.dropout(torch.relu(block(x)))
-        return self.outward(x).view(-1, 4, SIDE, SIDE)
+        return self.smooth(self.outward(x).view(-1, 4, SIDE, SIDE))
 
     def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         assert batch.pixels is not None
@@ -117,6 +119,12 @@ class TinySource:
         return self.batch(2**31, 10**6 + start, 0, stop - start, stop - start) if start < stop else None
 
 
+def build(config: dict[str, Any]) -> TinyDenoiser:
+    """What the registry does, for TinyConfig."""
+    assert config.pop("type") == "TinyConfig"
+    return TinyDenoiser(TinyConfig(**config))
+
+
 def tiny(seed: int = 0, **config: Any) -> TinyDenoiser:
     """A TinyDenoiser with the initial weights of `seed`."""
     torch.manual_seed(seed)
@@ -133,6 +141,7 @@ def main() -> None:
     """Train: argv is the run folder, then the dials and the fields of the source and the model as JSON."""
     out, config, source, model = sys.argv[1:5]
     torch.set_num_threads(1)
+    sys.modules["torch.utils.tensorboard"] = None  # slow to import
     report = train(
         tiny(**json.loads(model)), TinySource(**json.loads(source)), dials(**json.loads(config)), Path(out)
     )

@@ -34,6 +34,7 @@ from imagewright.models.technique import Technique
 
 CONFIG, MODEL, EMA, HASHES = "config.json", "model.safetensors", "ema.safetensors", "hashes.json"
 OPTIMIZER, STATE = "state/optimizer.safetensors", "state/state.json"
+HASHED = (CONFIG, MODEL, EMA, OPTIMIZER, STATE)
 PARTIAL, CORRUPT = ".partial", ".corrupt"
 
 
@@ -206,7 +207,7 @@ def load_snapshot(
         ) from error
 
 
-def fault_in(path: Path, needed: tuple[str, ...] = (CONFIG, MODEL, EMA, OPTIMIZER, STATE)) -> str | None:
+def fault_in(path: Path, needed: tuple[str, ...] = HASHED) -> str | None:
     """What is wrong with checkpoint `path` (None: each of `needed` is there and has its hash)."""
     try:
         hashes = json.loads((path / HASHES).read_text("utf-8"))
@@ -224,9 +225,8 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
     save_file(_portable(snapshot.ema), folder / EMA)
     save_file(_portable(snapshot.optimizer), folder / OPTIMIZER)
     _write_json(folder / STATE, {**snapshot.state, "step": snapshot.step})
-    names = (CONFIG, MODEL, EMA, OPTIMIZER, STATE)
-    _write_json(folder / HASHES, {name: _sha256(folder / name) for name in names})
-    for name in (*names, HASHES, "state", "."):
+    _write_json(folder / HASHES, {name: _sha256(folder / name) for name in HASHED})
+    for name in (*HASHED, HASHES, "state", "."):
         _sync(folder / name)
 
 

@@ -79,7 +79,9 @@ class Journal:
                 if isinstance(value, float):
                     self._board.add_scalar(f"{name}/{key}", value, step)
         if "message" in values:
-            self._console.print(f"{name}: {values['message']}", style="yellow", highlight=False)
+            self._console.print(
+                f"{name}: {values['message']}", style="yellow", highlight=False, soft_wrap=True
+            )
         if self.on_event is not None:
             self.on_event(line)
 
@@ -115,7 +117,9 @@ class Journal:
         self._bar.update(self._task, completed=done, description=text)
         if not self._console.is_terminal and now - self._said > SAY_EVERY:
             left = elapsed / max(done, 1e-9) * (1 - done)
-            self._console.print(f"{text}  {done:.0%}  {left / 60:.0f} min left", highlight=False)
+            self._console.print(
+                f"{text}  {done:.0%}  {left / 60:.0f} min left", highlight=False, soft_wrap=True
+            )
             self._said = now
 
 

@@ -26,24 +26,14 @@ NEWTON_SCHULZ = (
 
 
 def sort_parameters(module: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Trainable parameters as `hidden` (matrices inside blocks), `decay` (other weights of two or more
-    dimensions) and `no_decay` (biases, gains, embeddings and tables)."""
+    """Trainable parameters as `hidden` (weight matrices inside blocks), `decay` (other weights of two or more
+    dimensions) and `no_decay` (the rest: biases, gains, positions, embeddings)."""
     groups: dict[str, list[nn.Parameter]] = {"hidden": [], "decay": [], "no_decay": []}
-    tables = {
-        id(p)
-        for m in module.modules()
-        if isinstance(m, nn.Embedding | nn.EmbeddingBag)
-        for p in m.parameters()
-    }
+    tables = {m.weight for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_table = (
-            id(parameter) in tables
-            or "embed" in name.rpartition(".")[2]
-            or "table" in name.rpartition(".")[2]
-        )
-        if is_table or parameter.ndim < 2:
+        if parameter.ndim < 2 or not name.endswith("weight") or parameter in tables:
             groups["no_decay"].append(parameter)
         elif parameter.ndim == 2 and "blocks." in name:
             groups["hidden"].append(parameter)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 from collections.abc import Mapping
@@ -72,9 +71,11 @@ class TrainState:
 
 def describe(technique: Technique, config: TrainConfig, manifest_hash: str | None) -> dict[str, Any]:
     """What `config.json` holds, as plain JSON values."""
+    from imagewright.models import registry
+
     found = {
         "format": 1,
-        "model": {"type": type(technique.config).__name__, **dataclasses.asdict(technique.config)},
+        "model": registry.to_dict(technique.config),
         "train": config.to_dict(),
         "manifest_hash": manifest_hash,
         "software": {

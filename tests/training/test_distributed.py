@@ -1,0 +1,69 @@
+"""Several processes compute what one process computes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import TinySource, dials, tiny
+
+from imagewright.training.distributed import World
+from imagewright.training.journal import read_log
+from imagewright.training.loop import train
+
+PROGRAM = Path(__file__).with_name("tiny.py")
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def _two_processes(out: Path, dials_: dict[str, object]) -> None:
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--master-addr=127.0.0.1",
+    ]
+    arguments = [str(out), json.dumps(dials_), "{}", json.dumps({"dropout": 0.0})]
+    finished = subprocess.run(
+        [*launcher, f"--master-port={_free_port()}", str(PROGRAM), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_the_same_global_batch(tmp_path: Path) -> None:
+    config = {"precision": "fp32", "batch": 9, "steps": 10, "lr": 0.003, "heldout_every": 5}
+    _two_processes(tmp_path / "two", {**config, "steps": 6})
+    _two_processes(tmp_path / "two", config)  # resumes
+    train(tiny(dropout=0.0), TinySource(), dials(**{**config, "steps": 6}), tmp_path / "one")
+    train(tiny(dropout=0.0), TinySource(), dials(**config), tmp_path / "one")
+    start = dict(tiny(dropout=0.0).named_parameters())
+    for name in ("model.safetensors", "ema.safetensors"):
+        one, two = load_file(tmp_path / "one" / name), load_file(tmp_path / "two" / name)
+        for key, tensor in one.items():
+            torch.testing.assert_close(two[key], tensor, rtol=1e-5, atol=2e-6)
+            assert key not in start or (tensor - start[key]).abs().max() > 1e-3
+    logs = [[e for e in read_log(tmp_path / run / "log.jsonl") if "loss" in e] for run in ("one", "two")]
+    assert [e["step"] for e in logs[0]] == [e["step"] for e in logs[1]]
+    assert [e["loss"] for e in logs[1]] == pytest.approx([e["loss"] for e in logs[0]], rel=1e-4)
+
+
+@pytest.mark.parametrize(("total", "size"), [(8, 2), (9, 2), (7, 3), (3, 3)])
+def test_every_row_has_one_owner(total: int, size: int) -> None:
+    spans = [World(torch.device("cpu"), rank, size).rows(total) for rank in range(size)]
+    assert [row for start, stop in spans for row in range(start, stop)] == list(range(total))
+    assert all(stop > start for start, stop in spans)

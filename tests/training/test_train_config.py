@@ -1,0 +1,54 @@
+"""The dials: JSON round trip, and mistakes named with the nearest right word."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from imagewright.errors import TrainingError
+from imagewright.training import config as module
+from imagewright.training.config import Preset, TrainConfig, preset
+
+
+def test_a_config_survives_json() -> None:
+    config = TrainConfig(batch=7, minutes=1.5, muon=True, schedule="cosine")
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_an_unknown_key_names_the_nearest_known_one() -> None:
+    with pytest.raises(TrainingError, match=r"'warmpu'.*Did you mean 'warmup'"):
+        TrainConfig.from_dict({"warmpu": 3})
+    with pytest.raises(TrainingError, match=r"There are: batch, .*weight_decay"):
+        TrainConfig.from_dict({"zzzz": 3})
+
+
+BAD = {
+    "batch": 0,
+    "steps": 0,
+    "lr": float("nan"),
+    "ema": 1.0,
+    "schedule": "step",
+    "precision": "fp16",
+    "minutes": 0,
+    "cooldown": 1.1,
+    "seed": -1,
+    "clip": -1,
+    "keep": 0,
+}
+
+
+@pytest.mark.parametrize(("key", "value"), BAD.items())
+def test_values_that_cannot_work_are_refused(key: str, value: object) -> None:
+    with pytest.raises(TrainingError, match=key):
+        TrainConfig.from_dict({key: value})
+
+
+def test_a_preset_with_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Preset(model={"type": "TinyConfig", "width": 8}, train=TrainConfig(batch=32))
+    monkeypatch.setitem(module.PRESETS, "tiny-small", small)
+    model, config = preset("tiny-small", steps=5)
+    assert model == {"type": "TinyConfig", "width": 8}
+    assert (config.batch, config.steps) == (32, 5)
+    with pytest.raises(TrainingError, match="Did you mean 'tiny-small'"):
+        preset("tiny-smal")
