@@ -1,6 +1,8 @@
-"""Captions, drawn anew each time a picture is seen: label, label and tags, tags, or a sentence with the style.
+"""Captions, drawn anew each time a picture is seen: label, label and tags, tags, or a sentence with the
+style.
 
-Short captions seen again and again are the largest single loss of quality known for icon data, hence the variety.
+Short captions seen again and again are the largest single loss of quality known for icon data, hence the
+variety.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ TEMPLATES = (
     "{article_label}",
 )
 NO_ARTICLE = re.compile(
-    r"^(?:\d|.*(?:[^su]s|people|hair|arts|mahjong)$)|^(?:no |Mrs?\.? |Santa|the )", re.IGNORECASE
+    r"^(?:\d|.*(?:[^su]s|people|arts)$)|^(?:no |Mrs?\.? |Santa|the |people |men |women )", re.IGNORECASE
 )
-SILENT_OR_YOU = re.compile(r"^(?:uni|use|eu|ur[ae]n|one\b|once|u-)", re.IGNORECASE)
+SILENT_OR_YOU = re.compile(r"^(?:uni|use|ewe|eu|ur[ae]n|one\b|once|u-)", re.IGNORECASE)
 
 
 def article(noun: str) -> str:
@@ -85,7 +87,8 @@ def caption(record: dict[str, Any], rng: np.random.Generator) -> str:
 
 
 def _sticker(record: dict[str, Any], styles: tuple[str, ...], rng: np.random.Generator) -> str:
-    label, tags = natural(record["text"]), record["tags"]
+    label = natural(record["text"])
+    tags = [tag for tag in record["tags"] if tag.lower() != label.lower()]
     draw = rng.random()
     if draw < 0.35 or not styles:
         return label

@@ -7,8 +7,8 @@ from typing import Any
 
 CARD = """# imagewright stickers
 
-{total:,} pictures, {size} x {size} pixels, RGBA: {stickers:,} emoji of {concepts:,} concepts in {styles} drawing \
-styles, and {scenes:,} scenes composed from the training stickers, with exact captions.
+{total:,} pictures, {size} x {size} pixels, RGBA: {stickers:,} emoji of {concepts:,} concepts in {styles}
+drawing styles, and {scenes:,} scenes composed from the training stickers, with exact captions.
 
 Manifest: `{sha256}` (sha256 over the sorted lines of `metadata.jsonl`).
 
@@ -24,9 +24,9 @@ Manifest: `{sha256}` (sha256 over the sorted lines of `metadata.jsonl`).
 |---|---|---|---|
 {sources}
 
-Each picture's own line in `metadata.jsonl` names its source, author, licence and consent basis. Pictures in the
-style `openmoji` are share-alike and serve tests only: training refuses them. Twemoji and OpenMoji ask for
-attribution: name the authors above wherever you show pictures made with this set.
+Each picture's own line in `metadata.jsonl` names its source, author, licence and consent basis. Pictures
+in the style `openmoji` are share-alike and serve tests only: training refuses them. Twemoji and OpenMoji
+ask for attribution: name the authors above wherever you show pictures made with this set.
 
 ## Splits
 
@@ -36,13 +36,14 @@ attribution: name the authors above wherever you show pictures made with this se
 
 ## How to make it again
 
-`imagewright data stickers DIR --size {size} --scenes {scenes} --seed {seed}` fetches the packages above, checks their
-pinned sha512 and writes the same files; `--from FOLDER` reads the tarballs from a folder instead.
+`imagewright data stickers DIR --size {size} --scenes {scenes} --seed {seed}` fetches the packages above,
+checks their pinned sha512 and writes the same files; `--from FOLDER` reads the tarballs from a folder
+instead.
 
 ## Limits
 
-Emoji are icons: one object, front view, plain colours. People carry five skin tones and few genders; the drawings
-repeat their vendors' ideas of jobs, families and faces. Captions are English.
+Emoji are icons: one object, front view, plain colours. People carry five skin tones and few genders; the
+drawings repeat their vendors' ideas of jobs, families and faces. Captions are English.
 """
 
 

@@ -1,4 +1,4 @@
-"""The licence ledger: every training picture has a source, an author, a licence and a consent basis, or is refused."""
+"""The licence ledger: a training picture has source, author, licence and consent basis, or is refused."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A captioned folder as batches: pixels packed once per size and memory-mapped, sampling a pure function of the step.
+"""A captioned folder as batches: pixels packed once per size, sampling a pure function of the step.
 
-Half of the sticker files differ only in skin tone, so pictures are drawn by concept, not by file: scene or sticker,
-then the concept, then the style, then the tone.
+Half of the sticker files differ only in skin tone, so pictures are drawn by concept, not by file: scene or
+sticker, then the concept, then the style, then the tone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHUNK = 256
 
 
 class CaptionedFolder:
-    """A folder of captioned pictures: the sticker set, or a user's own (see folder.py for what that may look like)."""
+    """A folder of captioned pictures: the sticker set, or a user's own (see folder.py)."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -61,7 +61,7 @@ class CaptionedFolder:
         scenes_share: float = 0.3,
         tones_share: float = 0.25,
     ) -> NDArray[np.int64]:
-        """Training pictures of rows [start, stop) of the global batch of a step; a pure function of (seed, step)."""
+        """Training pictures, rows [start, stop) of a step's global batch; a pure function of (seed, step)."""
         kind, concept, style, tone, pick = np.random.default_rng([seed, step]).random((5, batch))
         scenes, table = self._scenes, self._concepts
         if not len(table.first):
@@ -94,7 +94,7 @@ class CaptionedFolder:
         scenes_share: float = 0.3,
         tones_share: float = 0.25,
     ) -> Batch:
-        """Rows [start, stop) of the global batch of a step, at `size` pixels; `text` only where `tokenize` is given."""
+        """Rows [start, stop) of a step's global batch, at `size` pixels; `text` only with `tokenize`."""
         stop = batch if stop is None else stop
         chosen = self.indices(seed, step, batch, start, stop, scenes_share, tones_share)
         captions = self.captions(seed, step, chosen, start)
@@ -134,7 +134,7 @@ def _at(uniform: NDArray[np.float64], count: int | NDArray[np.int64]) -> NDArray
 
 
 class ConceptTable:
-    """Concept -> its styles -> its pictures, as flat arrays, so that a batch is drawn without a Python loop."""
+    """Concept -> its styles -> its pictures, as flat arrays: a batch is drawn without a Python loop."""
 
     def __init__(self, concepts: dict[str, dict[str, tuple[list[int], list[int]]]]) -> None:
         cells = [cell for styles in concepts.values() for cell in styles.values()]
@@ -158,7 +158,8 @@ class ConceptTable:
         cell = self.first[c] + _at(style, self.count[c])
         form = toned.astype(np.int64)
         form = np.where(self.sizes[cell, form] > 0, form, 1 - form)
-        return self.pictures[self.starts[cell, form] + _at(pick, self.sizes[cell, form])]
+        position = self.starts[cell, form] + _at(pick, self.sizes[cell, form])
+        return np.asarray(self.pictures[position])
 
 
 def concept_table(records: list[dict[str, Any]]) -> tuple[NDArray[np.int64], ConceptTable]:
@@ -177,7 +178,7 @@ def concept_table(records: list[dict[str, Any]]) -> tuple[NDArray[np.int64], Con
 
 
 def square(path: Path, size: int) -> NDArray[np.uint8]:
-    """A picture file -> (size, size, 4), premultiplied; padded where it has transparency, else cut to its centre."""
+    """A picture file -> (size, size, 4), premultiplied; padded if transparent, else cut to its centre."""
     with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as opened:
         if opened.width * opened.height > MAX_PIXELS:
             raise DataError(f"{path} has more than {MAX_PIXELS:,} pixels.", "Make it smaller.")

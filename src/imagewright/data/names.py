@@ -1,6 +1,7 @@
-"""What the stickers are called: emojibase's labels, tags, groups and tones, and the concept each one belongs to.
+"""What the stickers are called: emojibase's labels, tags, groups and tones, and the concept each one
+belongs to.
 
-The *base concept* gathers every tone and every gender of one idea. Tones: emojibase lists them under their entry.
+The *base concept* gathers every tone and every gender of one idea. emojibase lists tones under their entry.
 Genders, first rule that finds an existing entry:
 1. drop the gender sign: `1F3C3-200D-2642` (man running) -> `1F3C3` (person running);
 2. a man or woman at the head of a sequence becomes a person: `1F468-200D-1F692` -> `1F9D1-200D-1F692`;
@@ -35,7 +36,7 @@ GENDER_PAIRS = {
 
 @dataclass(frozen=True)
 class Name:
-    """One emoji: `hexcode` and `base` as emojibase writes them, `tone` 0-5 (0 none) or one for each person."""
+    """One emoji: `hexcode` and `base` as emojibase writes them, `tone` 0-5 (0 none) or one a person."""
 
     hexcode: str
     base: str

@@ -1,8 +1,9 @@
 """A picture in another colour, so that a child would call it by that colour's name.
 
-Done in OKLab (Ottosson 2020), where lightness and hue do not disturb each other: the body's lightness is moved to
-the named colour's and its contrast kept, its hue and chroma become the colour's. The body is what has a hue; where
-that is the smaller part, the largest of the white, grey and black parts goes with it. Eyes, teeth and outlines stay.
+Done in OKLab (Ottosson 2020), where lightness and hue do not disturb each other: the body's lightness is
+moved to the named colour's and its contrast kept, its hue and chroma become the colour's. The body is what
+has a hue; where that is the smaller part, the largest of the white, grey and black parts goes with it.
+Eyes, teeth and outlines stay.
 """
 
 from __future__ import annotations

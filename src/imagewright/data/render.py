@@ -1,4 +1,4 @@
-"""SVG -> PNG files and small arrays, in worker processes. Pictures are RGBA uint8 (H, W, 4), straight alpha."""
+"""SVG -> PNG files and thumbnails, in worker processes. Pictures are uint8 (H, W, 4), straight alpha."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imagewright.data.neardups import descriptor
+from imagewright.data.neardups import Thumbnails, thumbnail
 from imagewright.errors import DataError, MissingExtraError
 
 Pixels = NDArray[np.uint8]
@@ -34,10 +34,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Rendered:
-    """`sha256` of the file and its `descriptor`, see neardups; `empty` where nothing can be seen."""
+    """`sha256` of the file and its `thumbnail`, see neardups; `empty` where nothing can be seen."""
 
     sha256: str
-    descriptor: NDArray[np.float32]
+    thumbnail: Thumbnails
     empty: bool
 
 
@@ -46,7 +46,7 @@ def render(job: Job) -> Rendered:
     png = svg_to_png(job.svg, job.size)
     pixels = decode(png)
     job.path.write_bytes(png)
-    return Rendered(hashlib.sha256(png).hexdigest(), descriptor(pixels), not pixels[..., 3].any())
+    return Rendered(hashlib.sha256(png).hexdigest(), thumbnail(pixels), not pixels[..., 3].any())
 
 
 def svg_to_png(svg: str, size: int) -> bytes:

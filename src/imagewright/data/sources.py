@@ -1,4 +1,4 @@
-"""Where the stickers come from: npm packages pinned by version and sha512, read in memory and never unpacked."""
+"""Where the stickers come from: npm packages pinned by version and sha512, read in memory, never unpacked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FETCH_SECONDS = 600
 
 @dataclass(frozen=True)
 class Source:
-    """A pinned npm package: `style` names the drawing style (empty for names only), `integrity` is sha512-base64."""
+    """A pinned npm package: `style` of drawing (empty: names only), `integrity` as npm writes it."""
 
     style: str
     package: str

@@ -18,7 +18,7 @@ TRAIN, STYLE_HOLDOUT, UNSEEN_STYLE, DROPPED, HOLDOUT = (
 RULES = {
     STYLE_HOLDOUT: 'int(sha256(f"{style}:{base}").hexdigest(), 16) % 20 == 0',
     UNSEEN_STYLE: 'style == "openmoji"',
-    "unseen_pairs": 'int(sha256(f"{a}+{b}").hexdigest(), 16) % 10 == 0 with a <= b, bases of two objects in a scene',
+    "unseen_pairs": 'int(sha256(f"{a}+{b}").hexdigest(), 16) % 10 == 0; a <= b, bases of objects in a scene',
     HOLDOUT: "int(sha256, 16) % 20 == 0 with the hash of the file; only in a user's own folder",
 }
 

@@ -1,11 +1,13 @@
-"""The sticker set: four vendors' emoji, drawn to PNG files with names, licences and splits, as a captioned folder.
+"""The sticker set: four vendors' emoji, drawn to PNG files with names, licences and splits, as a captioned
+folder.
 
-    DIR/metadata.jsonl   one JSON a picture (Hugging Face imagefolder convention: file_name, text, and our fields)
+    DIR/metadata.jsonl   one JSON a picture (imagefolder convention: file_name, text, and our fields)
     DIR/images/STYLE/HEXCODE.png, DIR/images/scenes/NNNNNN.png      RGBA, straight alpha
     DIR/README.md        the dataset card
     DIR/manifest.json    counts, parameters, rules, and `sha256`: the hash over the sorted metadata lines
 
-Everything is made in DIR's sibling `.DIR.partial` and renamed at the end, so that a kill leaves no half data set.
+Everything is made in DIR's sibling `.DIR.partial` and renamed at the end, so that a kill leaves no half
+data set.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build made: `counts` of pictures by "kind/style/split", the manifest's hash, and whether it was there."""
+    """What a build made: `counts` of pictures by "kind/style/split", and the manifest's hash."""
 
     path: Path
     manifest: str
@@ -68,13 +70,15 @@ def build(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Make the sticker set in `out`, `size` pixels square, from npm or from the tarballs in the folder `source`.
+    """Make the sticker set in `out`, `size` pixels square, from npm or from tarballs in the folder `source`.
 
-    `limit` keeps a fixed pseudo-random slice of the pictures; `scenes` are composed from the training stickers.
-    A finished set with the same parameters is left as it is; one with others is an error.
+    `limit` keeps a fixed pseudo-random slice; `scenes` are composed from the training stickers. A finished
+    set with the same parameters is left as it is; one with others is an error.
     """
-    parameters = {"format": FORMAT, "size": size, "limit": limit, "scenes": scenes, "seed": seed}
-    parameters["sources"] = [asdict(pinned) for pinned in (NAMES, *PICTURES)]
+    parameters = {
+        **{"format": FORMAT, "size": size, "limit": limit, "scenes": scenes, "seed": seed},
+        "sources": [asdict(pinned) for pinned in (NAMES, *PICTURES)],
+    }
     finished = finished_report(out, parameters)
     if finished is not None:
         return finished
@@ -195,13 +199,15 @@ def drop_near_duplicates(records: list[Record], rendered: list[Rendered]) -> Non
     held = [i for i, record in enumerate(records) if record["split"] == splits.STYLE_HOLDOUT]
     if not train or not held:
         return
-    vectors = np.stack([done.descriptor for done in rendered])
-    cosine, nearest = neardups.nearest(vectors[held], vectors[train])
-    for i, likeness, j in zip(held, cosine, nearest, strict=True):
-        if likeness >= neardups.THRESHOLD:
+    thumbnails = np.stack([done.thumbnail for done in rendered])
+    least, nearest = neardups.nearest(thumbnails[held], thumbnails[train])
+    for i, difference, j in zip(held, least, nearest, strict=True):
+        if difference <= neardups.THRESHOLD:
             twin = records[train[j]]["file_name"]
             records[i]["split"] = splits.DROPPED
-            records[i]["reason"] = f"near-duplicate or mirror image of {twin} (cosine {likeness:.3f})"
+            records[i]["reason"] = (
+                f"near-duplicate or mirror image of {twin} (they differ by {difference:.3f})"
+            )
 
 
 def finish(folder: Path, records: list[Record], parameters: dict[str, Any]) -> dict[str, Any]:
@@ -214,7 +220,10 @@ def finish(folder: Path, records: list[Record], parameters: dict[str, Any]) -> d
         "parameters": parameters,
         "counts": dict(sorted(counts.items())),
         "concepts": len({record["base"] for record in records if record["kind"] == "sticker"}),
-        "rules": {**splits.RULES, "near_duplicates": f"cosine >= {neardups.THRESHOLD}, see data/neardups.py"},
+        "rules": {
+            **splits.RULES,
+            "near_duplicates": f"largest local difference <= {neardups.THRESHOLD}, see data/neardups.py",
+        },
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     (folder / "README.md").write_text(card(manifest), encoding="utf-8")
