@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import TinySource, dials, tiny
 
 from imagewright.training.journal import read_log
+from imagewright.training.loop import train
 
 PROGRAM = Path(__file__).with_name("tiny.py")
 EXACT = ("model.safetensors", "ema.safetensors", "state/optimizer.safetensors")
@@ -51,28 +53,29 @@ def _hashes(out: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_bit_for_bit_where_an_unkilled_one_ends(tmp_path: Path) -> None:
-    control = _start(tmp_path / "control", {})
-    other = _start(tmp_path / "other", {"seed": 1})
-    killed = tmp_path / "killed"
-    for step in (3, 8):
-        process = _start(killed, {}, pause=0.05)
-        _wait_for(killed, step, process)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    last = _start(killed, {})
-    assert [_finish(p)["step"] for p in (control, other, last)] == [12, 12, 12]
-    assert _hashes(killed) == _hashes(tmp_path / "control")
-    assert all(_hashes(tmp_path / "other")[name] != digest for name, digest in _hashes(killed).items())
-    starts = [e["step"] for e in read_log(killed / "log.jsonl") if e["event"] == "start"]
+def test_a_run_killed_and_interrupted_ends_bit_for_bit_like_one_left_alone(tmp_path: Path) -> None:
+    control, out = _start(tmp_path / "control", {}), tmp_path / "run"
+    killed = _start(out, {}, pause=0.05)
+    _wait_for(out, 3, killed)
+    killed.kill()
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    interrupted = _start(out, {}, pause=0.05)
+    _wait_for(out, 8, interrupted)
+    interrupted.send_signal(signal.SIGINT)
+    report = _finish(interrupted)
+    assert report["reason"] == "interrupted"
+    assert (out / "checkpoints/latest").read_text() == f"step-{report['step']:08d}\n"
+    assert _finish(_start(out, {}))["step"] == _finish(control)["step"] == 12
+    assert _hashes(out) == _hashes(tmp_path / "control")
+    starts = [e["step"] for e in read_log(out / "log.jsonl") if e["event"] == "start"]
     assert len(starts) == 3 and 0 == starts[0] < 3 <= starts[1] < 8 <= starts[2] < 12
 
 
-def test_ctrl_c_in_a_process_of_its_own_saves_and_ends_well(tmp_path: Path) -> None:
-    process = _start(tmp_path, {"steps": 10_000}, pause=0.02)
-    _wait_for(tmp_path, 2, process)
-    process.send_signal(signal.SIGINT)
-    report = _finish(process)
-    assert report["reason"] == "interrupted"
-    assert (tmp_path / "checkpoints/latest").read_text() == f"step-{report['step']:08d}\n"
+def test_another_seed_ends_elsewhere(tmp_path: Path) -> None:
+    for seed in (0, 0, 1):
+        out = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        train(tiny(), TinySource(), dials(seed=seed), out)
+    same, again, other = (_hashes(tmp_path / f"run-{i}") for i in range(3))
+    assert same == again
+    assert all(same[name] != other[name] for name in EXACT)
