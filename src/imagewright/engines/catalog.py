@@ -20,7 +20,6 @@ from imagewright.engines.engine import Engine, ModelInfo
 from imagewright.errors import MissingExtraError, ModelError, ModelNotFoundError
 
 DEFAULT_ENGINE = "embedded"
-DEFAULT_MODEL = "stickers-diffusion"
 GROUP = "imagewright.engines"
 
 
@@ -76,7 +75,7 @@ class Catalog:
         return self._engines[name]
 
     def find(self, name: str | None) -> tuple[Engine, str | None]:
-        """The engine of a model, and the model's name there; None is the shipped default.
+        """The engine of a model, and the model's name there; None is the first of the embedded engine's.
 
         Raises ModelNotFoundError, MissingExtraError.
         """

@@ -166,5 +166,5 @@ def _record(
         "size": list(image.size),
         "adjustments": [asdict(a) for a in adjustments],
         "seconds": round(seconds / max(1, request.n), 4),
-        **model.extra,
+        **{name: value for name, value in model.extra.items() if name != "path"},  # a picture tells no folder names
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class TrainState:
         self.optimizers: dict[str, Optimizers] = {
             phase.name: build_optimizers(technique, phase.name, config) for phase in technique.phases
         }
-        self.trainable = [p for p in technique.parameters() if p.requires_grad]
+        self.trainable: list[Tensor] = [p for p in technique.parameters() if p.requires_grad]
         self.names: dict[Tensor, str] = {p: name for name, p in technique.named_parameters()}
         self.step = 0
         covered = {p for optimizers in self.optimizers.values() for p in optimizers.parameters}
@@ -40,6 +41,18 @@ class TrainState:
             raise TrainingError(
                 f"No phase trains {', '.join(idle)}.", "Add them to param_groups or freeze them."
             )
+
+    @contextmanager
+    def only(self, parameters: Sequence[Tensor]) -> Iterator[None]:
+        """Inside, no trainable parameter but `parameters` asks for a gradient."""
+        others = set(self.trainable) - set(parameters)
+        for p in others:
+            p.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for p in others:
+                p.requires_grad_(True)
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """The optimisers' state as {"phase|parameter name|key": tensor}."""

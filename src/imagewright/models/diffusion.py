@@ -1,0 +1,249 @@
+"""Diffusion: a network, a process and a parameterisation make an image model.
+
+One contract for the textbook forms. With x_t = alpha_t x_0 + sigma_t noise the network may predict
+
+    eps    the noise                          DDPM, arXiv:2006.11239, equation 14
+    x0     the picture                        loss on the velocity it implies, as JiT does (arXiv:2511.13720)
+    v      alpha_t noise - sigma_t x_0        arXiv:2202.00512, appendix D
+    flow   noise - x_0, the path's velocity   flow matching, arXiv:2210.02747, equation 20 with t reversed
+    edm    the preconditioned residual        arXiv:2206.00364, equation 7
+
+t = 0 is data and t = 1 is noise, everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from imagewright.data.batch import Batch, Draws, TextTokens
+from imagewright.models.dit import DiT, DiTConfig
+from imagewright.models.encoders import LatentsConfig, PixelsConfig, build_encoder
+from imagewright.models.samplers import PROCESSES, SAMPLERS, Process, guided, noise_source
+from imagewright.models.technique import Cond, Technique
+from imagewright.models.text import TextConfig, TextEncoder
+from imagewright.text import Tokenizer
+
+Prediction = Literal["eps", "x0", "v", "flow", "edm"]
+SIGMA_DATA = 1.0  # deviation of what the encoder gives
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """`t_mean`, `t_std`: logit-normal times of training (arXiv:2403.03206, equation 19). `drop_text`, `drop_style`:
+    share of rows trained without them. `known_share`: share of rows that see a part of the picture. `train_text`:
+    train the text encoder too, instead of keeping what it was taught. `steps`, `guidance`, `interval`, `sampler`, `shift`: defaults of sampling."""
+
+    encoder: LatentsConfig | PixelsConfig = field(default_factory=LatentsConfig)
+    network: DiTConfig = field(default_factory=DiTConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    process: str = "flow"
+    prediction: Prediction = "x0"
+    t_mean: float = 0.0
+    t_std: float = 1.0
+    drop_text: float = 0.1
+    drop_style: float = 0.15
+    known_share: float = 0.2
+    train_text: bool = False
+    steps: int = 16
+    guidance: float = 3.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    sampler: str = "dpmpp_2m"
+
+    def __post_init__(self) -> None:
+        if (self.prediction == "edm") != (self.process == "edm"):
+            raise ValueError("The edm prediction and the edm process go together.")
+
+
+class Diffusion(Technique):
+    """Text and style to pictures, by denoising in the space of `config.encoder`."""
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.config = config = fitted(config)
+        self.encoder = build_encoder(config.encoder)
+        self.text = TextEncoder(config.text).requires_grad_(config.train_text)
+        self.network = DiT(config.network)
+        self.process: Process = PROCESSES[config.process]()
+
+    @property
+    def pixels(self) -> int:
+        """Side of the pictures."""
+        encoder = self.config.encoder
+        return encoder.size if isinstance(encoder, PixelsConfig) else encoder.autoencoder.size
+
+    def compile_(self) -> None:
+        """Compile the network in place (torch.compile); parameter names stay."""
+        self.network.compile()
+        self.text.compile()
+
+    def denoised(
+        self, x: Tensor, t: Tensor, text: TextTokens, style: Tensor, known: Tensor, mask: Tensor
+    ) -> Tensor:
+        """The network's estimate of x_0 (B, C, h, w), from x_t and t (B,)."""
+        return self._estimate(
+            x, t, *self.text(text.ids, text.grams, text.mask), text.mask, style, known, mask
+        )[0]
+
+    def _estimate(self, x: Tensor, t: Tensor, *condition: Tensor) -> tuple[Tensor, Tensor]:
+        """(x_0, raw prediction). `condition` is what DiT.forward takes after t."""
+        alpha, sigma = (level.view(-1, 1, 1, 1) for level in self.process.levels(t))
+        if self.config.prediction == "edm":
+            root = (sigma**2 + SIGMA_DATA**2).sqrt()
+            raw = self.network(x / root, t, *condition).float()
+            return x * (SIGMA_DATA / root) ** 2 + raw * (sigma * SIGMA_DATA / root), raw
+        raw = self.network(x, t, *condition).float()
+        return to_denoised(raw, x, alpha, sigma, self.config.prediction), raw
+
+    def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
+        """The mean squared error of the prediction (for x0: of the velocity it implies), over (C, h, w)."""
+        assert batch.text is not None and batch.style is not None
+        x0 = batch.latents if batch.latents is not None else self.encoder.encode(batch.pixels)
+        draws, config = batch.draws, self.config
+        t = torch.sigmoid(config.t_mean + config.t_std * draws.randn()).to(x0)  # (B,)
+        noise = draws.randn(*x0.shape[1:]).to(x0)
+        text = _drop(batch.text, draws.rand().to(x0) < config.drop_text)
+        style = batch.style * (draws.rand().to(x0) >= config.drop_style)
+        mask = random_masks(draws, x0.shape[-1], config.known_share).to(x0)
+        alpha, sigma = (level.view(-1, 1, 1, 1) for level in self.process.levels(t))
+        x = alpha * x0 + sigma * noise
+        with torch.set_grad_enabled(config.train_text and torch.is_grad_enabled()):
+            tokens, pooled = self.text(text.ids, text.grams, text.mask)
+        denoised, raw = self._estimate(x, t, tokens, pooled, text.mask, style, x0, mask)
+        error = (
+            _error(raw, denoised, x0, noise, alpha, sigma, config.prediction).square().mean((1, 2, 3))
+        )  # (B,)
+        low = t < 0.5
+        return {
+            "loss": error.mean(),
+            "loss_low_t": (error * low).sum().detach() / low.sum().clamp_min(1),
+            "loss_high_t": (error * ~low).sum().detach() / (~low).sum().clamp_min(1),
+        }
+
+    @torch.no_grad()
+    def sample(
+        self,
+        cond: Cond,
+        seeds: Sequence[int],
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        interval: tuple[float, float] | None = None,
+        sampler: str | None = None,
+        known: Tensor | None = None,
+        mask: Tensor | None = None,
+        on_step: Any = None,
+        **options: Any,
+    ) -> Tensor:
+        """Pictures (B, 4, H, W) in [-1, 1]. Each row is made alone, so a seed is one picture at any batch size.
+
+        `known` (1, 4, H, W) and `mask` (1, 1, h, w; 1 where the latent cell is known) ask for a fill. `on_step` is
+        called with (steps done, steps in all).
+        """
+        device = next(self.parameters()).device
+        tokenizer = Tokenizer()
+        negative = cond.negative or [""] * len(seeds)
+        shape = self.encoder.shape
+        times = self.process.times(steps or self.config.steps)
+        latents = (
+            self.encoder.encode(known.to(device))
+            if known is not None
+            else torch.zeros(1, *shape, device=device)
+        )
+        cells = mask.to(device) if mask is not None else torch.zeros(1, 1, *shape[1:], device=device)
+        rows = []
+        for prompt, avoid, style, seed in zip(cond.prompts, negative, cond.style, seeds, strict=True):
+            ids, grams, token_mask, _ = tokenizer.encode([prompt, avoid], self.config.text.max_tokens)
+            token_mask_t = torch.from_numpy(token_mask).to(device)
+            tokens, pooled = self.text(
+                torch.from_numpy(ids).to(device), torch.from_numpy(grams).to(device), token_mask_t
+            )
+            styles = torch.tensor([style, 0], device=device)
+
+            def estimate(
+                x: Tensor,
+                t: float,
+                rows: int,
+                _c: tuple[Tensor, ...] = (tokens, pooled, token_mask_t, styles),
+            ) -> Tensor:
+                expand = (x.expand(rows, -1, -1, -1), torch.full((rows,), t, device=device))
+                extra = (latents.expand(rows, -1, -1, -1), cells.expand(rows, -1, -1, -1))
+                return self._estimate(*expand, *(c[:rows] for c in _c), *extra)[0]
+
+            denoise = guided(
+                lambda x, t: estimate(x, t, 1),
+                lambda x, t: estimate(x, t, 2).split(1),
+                self.config.guidance if guidance is None else guidance,
+                interval or self.config.interval,
+            )
+            source = noise_source(seed, (1, *shape))
+            noise = lambda source=source: torch.from_numpy(source()).to(device)  # noqa: E731
+            x = SAMPLERS[sampler or self.config.sampler](
+                denoise, self.process.start(noise()), times, self.process, noise
+            )
+            rows.append(self.encoder.decode(x).float())
+            if on_step is not None:
+                on_step(len(rows), len(seeds))
+        return torch.cat(rows).clamp(-1, 1)
+
+
+def fitted(config: DiffusionConfig) -> DiffusionConfig:
+    """`config` with the network's input shape and text width taken from the encoder and the text encoder."""
+    encoder = config.encoder
+    channels, side = (
+        (encoder.channels, encoder.size)
+        if isinstance(encoder, PixelsConfig)
+        else encoder.autoencoder.latent_shape[:2]
+    )
+    network = replace(config.network, channels=channels, side=side, text_width=config.text.width)
+    return replace(config, network=network)
+
+
+def to_denoised(raw: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, prediction: str) -> Tensor:
+    """x_0 from the network's prediction, given x_t and its levels."""
+    if prediction == "x0":
+        return raw
+    if prediction == "eps":
+        return (x - sigma * raw) / alpha.clamp_min(1e-3)
+    if prediction == "v":
+        return (alpha * x - sigma * raw) / (alpha**2 + sigma**2)
+    return (x - sigma * raw) / (alpha + sigma)  # flow
+
+
+def _error(
+    raw: Tensor, denoised: Tensor, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, prediction: str
+) -> Tensor:
+    if prediction == "eps":
+        return raw - noise
+    if prediction == "v":
+        return raw - (alpha * noise - sigma * x0)
+    if prediction == "flow":
+        return raw - (noise - x0)
+    if prediction == "edm":
+        return (denoised - x0) * (sigma**2 + SIGMA_DATA**2).sqrt() / (sigma * SIGMA_DATA)
+    return (denoised - x0) / sigma.clamp_min(0.05)  # x0: the velocity's error, (x - x_0) / sigma
+
+
+def _drop(text: TextTokens, drop: Tensor) -> TextTokens:
+    """`text` with dropped rows replaced by the empty caption (one padding token)."""
+    keep = ~drop[:, None]
+    first = torch.zeros_like(text.mask)
+    first[:, 0] = True
+    return TextTokens(text.ids * keep, text.grams * keep[..., None], torch.where(keep, text.mask, first))
+
+
+def random_masks(draws: Draws, side: int, share: float) -> Tensor:
+    """(B, 1, side, side): 1 where the picture is known. All 0 but for `share` of the rows, which know the inside or
+    the outside of a random box."""
+    u = draws.rand(6)
+    low = (u[:, 0:2] * side * 0.75).floor()  # box corner
+    high = low + 1 + (u[:, 2:4] * (side - low)).floor()
+    cells = torch.arange(side)
+    inside = (cells >= low[:, :, None]) & (cells < high[:, :, None])  # (B, 2, side)
+    box = (inside[:, 0, :, None] & inside[:, 1, None, :])[:, None].float()
+    known = torch.where(u[:, 4, None, None, None] < 0.7, 1 - box, box)
+    return known * (u[:, 5, None, None, None] < share)

@@ -1,0 +1,57 @@
+"""The table of presets: for each technique, what to build and how to train it.
+
+`tiny` runs in seconds (tests, a first try), `cpu` is meant for two cores and hours, `gpu` for one large accelerator
+and minutes. A diffusion model on latents first trains the autoencoder of the preset of the same name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from imagewright.models.diffusion import DiffusionConfig
+from imagewright.models.dit import DiTConfig
+from imagewright.models.encoders import LatentsConfig
+from imagewright.models.vae import AutoencoderConfig
+from imagewright.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model config, how to train it, and the share of composed scenes among its batches."""
+
+    model: Any
+    train: TrainConfig
+    scenes_share: float = 0.3
+
+
+_AE_TINY = AutoencoderConfig(size=32, widths=(16, 32), encoder_blocks=(1, 1), decoder_blocks=(1, 1), latent=8)
+_AE_64 = AutoencoderConfig(size=64)
+_AE_128 = AutoencoderConfig(
+    size=128, widths=(64, 128, 256, 384), encoder_blocks=(1, 1, 2, 2), decoder_blocks=(1, 2, 3, 3), latent=32
+)
+
+# fmt: off
+PRESETS: dict[str, dict[str, Preset]] = {
+    "autoencoder": {
+        "tiny": Preset(_AE_TINY, TrainConfig(batch=16, steps=200, lr=2e-3, warmup=20, ema=.98,
+                                             checkpoint_minutes=2, sample_every=100, heldout_every=100)),
+        "cpu":  Preset(_AE_64, TrainConfig(batch=32, steps=2_400, lr=2e-3, warmup=100, schedule="cosine", ema=.995,
+                                           checkpoint_minutes=3, sample_every=400, heldout_every=400), .15),
+        "gpu":  Preset(_AE_128, TrainConfig(batch=256, steps=12_000, lr=1e-3, warmup=200, schedule="cosine", ema=.999,
+                                            compile=True, checkpoint_minutes=1, sample_every=2_000, heldout_every=1_000), .2),
+    },
+    "diffusion": {
+        "tiny": Preset(DiffusionConfig(LatentsConfig(_AE_TINY), DiTConfig(width=64, depth=2, heads=2, patch=1), steps=8),
+                       TrainConfig(batch=32, steps=200, lr=1e-3, warmup=20, ema=.98,
+                                   checkpoint_minutes=2, sample_every=100, heldout_every=100)),
+        "cpu":  Preset(DiffusionConfig(LatentsConfig(_AE_64), DiTConfig(width=384, depth=8, heads=6, patch=2)),
+                       TrainConfig(batch=256, steps=3_000, lr=1e-3, warmup=100, muon=True, muon_lr=.02, ema=.998, weight_decay=.01,
+                                   checkpoint_minutes=5, sample_every=250, heldout_every=250), .2),
+        "gpu":  Preset(DiffusionConfig(LatentsConfig(_AE_128), DiTConfig(width=384, depth=8, heads=6, patch=1, dropout=.05),
+                                       train_text=True),
+                       TrainConfig(batch=1024, steps=20_000, lr=1e-3, warmup=300, muon=True, muon_lr=.02, ema=.9995,
+                                   compile=True, checkpoint_minutes=1, sample_every=2_000, heldout_every=1_000), .4),
+    },
+}
+# fmt: on
