@@ -16,6 +16,7 @@ from conftest import Command
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+import imagewright
 from imagewright import cli, cli_output
 from imagewright.pictures import open_picture
 from imagewright.provenance import identity
@@ -323,6 +324,22 @@ def test_the_whole_process(command: Command, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("a-red-fox-3.png  32x32  seed 3")
     assert files(tmp_path) == ["a-red-fox-3.png"]
+
+
+def test_the_module_runs_and_terminals_without_unicode_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    start = [sys.executable, "-m", "imagewright", "generate", "лиса", "--model", "fake/blocks", "--seed", "3"]
+    done = subprocess.run(start, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("????-3.png")
+    assert files(tmp_path) == ["лиса-3.png"]
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"imagewright {imagewright.__version__}\n"
 
 
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ def test_what_cannot_be_honoured_is_said_and_recorded() -> None:
     assert told == {"n", "size", "num_inference_steps", "background", "negative_prompt"}
     assert {adjustment["field"] for adjustment in result.records[0]["adjustments"]} == told
     assert len(result) == 2 and result[0].size == (24, 24)
+    stored = metadata.read(open_picture(seal(result[0], result.records[0]).data)).record
+    assert stored == result.records[0]
 
 
 @pytest.mark.parametrize("fields", [{"style": "oil"}, {"sampler": "x"}])

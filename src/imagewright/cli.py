@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from PIL import Image
 
-from imagewright import cli_training
+from imagewright import __version__, cli_training
 from imagewright.cli_output import (
     Target,
     note,
@@ -30,7 +31,6 @@ from imagewright.workshop import Workshop
 
 app = typer.Typer(
     name="imagewright",
-    help="Make images from words, on your own machine.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -45,6 +45,9 @@ _Model = Annotated[
 
 def main() -> None:
     """The `imagewright` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Unicode shows ? instead of failing
     sys.exit(run(sys.argv[1:]))
 
 
@@ -75,6 +78,21 @@ def run(arguments: Sequence[str]) -> int:
         )
         return 1
     return 0
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(f"imagewright {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Make images from words, on your own machine."""
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from datetime import timedelta
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagewright.errors import ProvenanceError
-from imagewright.pictures import encode
+from imagewright.errors import PictureError, ProvenanceError
+from imagewright.pictures import encode, open_picture
 from imagewright.provenance import credentials, identity, metadata, record
 from imagewright.provenance.seal import seal
 from imagewright.request import ImageRequest
@@ -52,6 +53,27 @@ def test_a_changed_picture_is_invalid(noise: Image.Image, output_format: str, tm
     middle = bytes(data).rindex(bare[-200:-100]) + 50
     data[middle] ^= 4
     assert credentials.read(bytes(data), output_format, tmp_path).state == "invalid"
+
+
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_every_flip_that_changes_a_pixel_is_noticed(
+    noise: Image.Image, output_format: str, tmp_path: Path
+) -> None:
+    good = seal(noise, made(noise, output_format), where=tmp_path).data
+    pixels = np.asarray(open_picture(good))
+    rng, seen = random.Random(0), 0
+    for _ in range(150):
+        data = bytearray(good)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        try:
+            changed = np.asarray(open_picture(bytes(data)))
+        except PictureError:
+            continue
+        if changed.shape == pixels.shape and np.array_equal(changed, pixels):
+            continue
+        seen += 1
+        assert credentials.read(bytes(data), output_format, tmp_path).state == "invalid"
+    assert seen > 20 or output_format == "png", "most flips in a PNG already break its checksum"
 
 
 @pytest.mark.parametrize("output_format", FORMATS)

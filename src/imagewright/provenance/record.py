@@ -30,6 +30,7 @@ _REQUEST_FIELDS: dict[str, tuple[type, ...]] = {
     "num_inference_steps": (int,),
     "guidance_scale": (int, float),
     "sampler": (str,),
+    "quality": (str,),
     "background": (str,),
     "output_format": (str,),
     "output_compression": (int,),
@@ -50,10 +51,11 @@ def finish(
         for name, picture in (("image", request.image), ("mask", request.mask))
         if picture is not None
     }
-    return {
+    record = {
         "version": VERSION,
         **made,
         "background": request.background,
+        "quality": request.quality,
         "output_format": request.output_format,
         "output_compression": request.output_compression,
         "size": list(image.size),
@@ -61,6 +63,8 @@ def finish(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **sources,
     }
+    plain_record: dict[str, Any] = json.loads(to_json(record))  # what a file will give back
+    return plain_record
 
 
 def to_json(record: Mapping[str, Any]) -> str:
