@@ -22,12 +22,12 @@ BODIES = {  # drawn on 32 x 32; A and B are the style's colours
     "apple": '<circle cx="16" cy="18" r="10" fill="#d22"/><rect x="15" y="3" width="2" height="7" fill="B"/>',
     "banana": '<path d="M4 8C6 24 18 30 28 24C18 24 12 18 8 6Z" fill="#fc3"/>',
     "car": '<rect x="2" y="14" width="28" height="9" fill="A"/><circle cx="9" cy="25" r="4" fill="#222"/>',
-    "umbrella": '<path d="M3 17A13 13 0 0 1 29 17Z" fill="A"/><rect x="15" y="17" width="2" height="12" fill="B"/>',
-    "tulip": '<path d="M10 4L16 10L22 4V14A6 6 0 0 1 10 14Z" fill="A"/><rect x="15" y="18" width="2" height="12" fill="#283"/>',
+    "umbrella": '<path d="M3 17A13 13 0 0 1 29 17Z" fill="A"/><path d="M15 17H17V29H15Z" fill="B"/>',
+    "tulip": '<path d="M10 4L16 9L22 4V14L16 18Z" fill="A"/><path d="M15 18H17V30H15Z" fill="#283"/>',
     "fish": '<ellipse cx="14" cy="16" rx="10" ry="6" fill="A"/><path d="M22 16L30 9V23Z" fill="B"/>',
     "guitar": '<circle cx="9" cy="23" r="7" fill="A"/><path d="M11 19L27 3L29 5L13 21Z" fill="B"/>',
-    "runner": '<circle cx="18" cy="5" r="4" fill="SKIN"/><path d="M12 10L20 12L14 20L20 29L10 22Z" fill="A"/>',
-    "flag": '<rect x="4" y="3" width="2" height="27" fill="B"/><rect x="6" y="4" width="20" height="12" fill="A"/>',
+    "runner": '<circle cx="18" cy="5" r="4" fill="SKIN"/><path d="M12 10L20 12L14 20L20 29L9 22Z" fill="A"/>',
+    "flag": '<path d="M4 3H6V30H4Z" fill="B"/><path d="M6 4H26V16H6Z" fill="A"/>',
     "star": '<path d="M16 2L20 12L30 13L22 19L25 30L16 23L7 30L10 19L2 13L12 12Z" fill="A"/>',
 }
 COLOURS = {

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from imagewright.data import folder as folder_module
-from imagewright.data.consent import _not_allowed
+from imagewright.data.consent import Marks, _not_allowed, read_marks
 from imagewright.data.folder import read_folder
 from imagewright.data.loader import CaptionedFolder
 from imagewright.errors import DataError
+from imagewright.provenance.credentials import sign
 
 XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -160,6 +161,18 @@ def test_training_mining_assertions(use: str) -> None:
     assertion = {"label": "cawg.training-mining", "data": {"entries": entries}}
     store = {"manifests": {"m": {"assertions": [{"label": "c2pa.actions", "data": {}}, assertion]}}}
     assert _not_allowed(store) == (use == "notAllowed")
+
+
+def test_credentials_that_cannot_be_read_forbid_nothing() -> None:
+    assert read_marks(b"\x89PNG c2pa and then nothing", "image/png", b"") == Marks()
+
+
+def test_a_picture_signed_here_is_not_trained_on(tmp_path: Path) -> None:
+    """Our own credentials say notAllowed, so this reads what provenance writes."""
+    plain = save(tmp_path / "plain box.png").read_bytes()
+    (tmp_path / "signed box.png").write_bytes(sign(plain, "png", {}, tmp_path / "home"))
+    assert captions(tmp_path) == {"plain box.png": "plain box"}
+    assert "training-mining notAllowed" in reasons(tmp_path)["signed box.png"]
 
 
 def test_the_camera_s_orientation_is_honoured(tmp_path: Path) -> None:

@@ -39,14 +39,20 @@ def read_marks(data: bytes, mime: str, xmp: bytes) -> Marks:
 
 
 def _credentials(data: bytes, mime: str) -> dict[str, Any]:
-    """The C2PA manifest store, or nothing where there is none that can be read."""
-    import c2pa
+    """The C2PA manifest store, or nothing where there is none that can be read; nothing is fetched."""
+    from c2pa import C2paError, Context, Reader, Settings
 
+    offline = Context(
+        settings=Settings.from_dict({"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}})
+    )
     try:
-        with c2pa.Reader(mime, io.BytesIO(data)) as reader:
-            store: dict[str, Any] = json.loads(reader.json())
-    except (c2pa.C2paError, ValueError):
+        reader = Reader.try_create(mime, io.BytesIO(data), context=offline)
+    except C2paError:
         return {}
+    if reader is None:
+        return {}
+    with reader:
+        store: dict[str, Any] = json.loads(reader.json())
     return store
 
 
