@@ -20,7 +20,7 @@ from imagewright.models.technique import Cond, Technique
 from imagewright.training.checkpoint import CheckpointStore
 from imagewright.training.feed import Feed
 from imagewright.training.journal import Event, read_log
-from imagewright.training.loop import train
+from imagewright.training.loop import _Run, train
 
 
 def _events(out: Path, name: str) -> list[Event]:
@@ -126,6 +126,42 @@ def test_watching_does_not_change_the_training(tmp_path: Path) -> None:
     train(left, TinySource(), dials(), tmp_path / "b")
     for name, tensor in watched.state_dict().items():
         assert torch.equal(tensor, left.state_dict()[name]), name
+
+
+def test_reading_a_step_late_as_on_a_gpu_changes_neither_weights_nor_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = train(tiny(), TinySource(), dials(), tmp_path / "prompt")
+    original = _Run.__init__
+
+    def lagging(self: _Run, *arguments: Any) -> None:
+        original(self, *arguments)
+        self.lag = 1
+
+    monkeypatch.setattr(_Run, "__init__", lagging)
+    late = train(tiny(), TinySource(), dials(), tmp_path / "late")
+    assert late.losses == prompt.losses
+    logs = [[e["loss"] for e in _events(tmp_path / run, "step")] for run in ("prompt", "late")]
+    assert logs[0] == logs[1]
+    source = TinySource(poison=5)
+    with pytest.raises(DivergedError, match="loss is nan in step 6"):
+        train(tiny(), source, dials(), tmp_path / "poisoned")
+    assert source.asked == [*range(6), 6]
+
+
+def test_a_technique_is_compiled_if_it_can_be(tmp_path: Path) -> None:
+    class Compilable(TinyDenoiser):
+        compiled = 0
+
+        def compile_(self) -> None:
+            self.compiled += 1
+
+    torch.manual_seed(0)
+    model = Compilable(TinyConfig())
+    train(model, TinySource(), dials(compile=True), tmp_path / "can")
+    train(tiny(), TinySource(), dials(compile=True), tmp_path / "cannot")
+    assert model.compiled == 1 and _events(tmp_path / "can", "warning") == []
+    assert "cannot be compiled" in _events(tmp_path / "cannot", "warning")[0]["message"]
 
 
 # things that go wrong

@@ -7,8 +7,7 @@ import json
 import pytest
 
 from imagewright.errors import TrainingError
-from imagewright.training import config as module
-from imagewright.training.config import Preset, TrainConfig, preset
+from imagewright.training.config import TrainConfig
 
 
 def test_a_config_survives_json() -> None:
@@ -42,13 +41,3 @@ BAD = {
 def test_values_that_cannot_work_are_refused(key: str, value: object) -> None:
     with pytest.raises(TrainingError, match=key):
         TrainConfig.from_dict({key: value})
-
-
-def test_a_preset_with_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = Preset(model={"type": "TinyConfig", "width": 8}, train=TrainConfig(batch=32))
-    monkeypatch.setitem(module.PRESETS, "tiny-small", small)
-    model, config = preset("tiny-small", steps=5)
-    assert model == {"type": "TinyConfig", "width": 8}
-    assert (config.batch, config.steps) == (32, 5)
-    with pytest.raises(TrainingError, match="Did you mean 'tiny-small'"):
-        preset("tiny-smal")

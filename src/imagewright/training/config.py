@@ -1,4 +1,4 @@
-"""The dials of a training run, and the table of presets.
+"""The dials of a training run.
 
 A config is a frozen dataclass, saved as JSON in every checkpoint.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from imagewright.errors import TrainingError
@@ -74,25 +74,6 @@ class TrainConfig:
             if key not in known:
                 raise TrainingError(f"Unknown training option {key!r}.", nearest(key, known))
         return cls(**values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A named starting point: a model config (`type` and its fields) and how to train it."""
-
-    model: Mapping[str, Any]
-    train: TrainConfig = field(default_factory=TrainConfig)
-
-
-PRESETS: dict[str, Preset] = {}
-
-
-def preset(name: str, **overrides: Any) -> tuple[dict[str, Any], TrainConfig]:
-    """The model config and the TrainConfig (with `overrides`) of preset `name`. Raises TrainingError."""
-    if name not in PRESETS:
-        raise TrainingError(f"Unknown preset {name!r}.", nearest(name, PRESETS))
-    found = PRESETS[name]
-    return dict(found.model), TrainConfig.from_dict({**found.train.to_dict(), **overrides})
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

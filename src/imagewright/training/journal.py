@@ -85,6 +85,10 @@ class Journal:
         if self.on_event is not None:
             self.on_event(line)
 
+    def warn(self, message: str) -> None:
+        """Say that something may be wrong."""
+        self.event("warning", self._latest, message=message)
+
     def picture(self, step: int, path: Path) -> None:
         """Say that the sample grid `path` was made."""
         self.event("sample", step, path=str(path))

@@ -8,7 +8,6 @@ for bit where its last checkpoint left it, with no random state saved. Give the 
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,17 +23,18 @@ from imagewright.errors import TrainingError
 from imagewright.models.technique import Phase, Technique
 from imagewright.training import distributed
 from imagewright.training.checkpoint import CheckpointStore, read_config
+from imagewright.training.clock import Clock
 from imagewright.training.config import TrainConfig
 from imagewright.training.distributed import World
 from imagewright.training.feed import Feed, Source
 from imagewright.training.interrupt import stop_signals
 from imagewright.training.journal import Event, Journal
+from imagewright.training.observe import Observer, Preview, autocast
 from imagewright.training.optim import lr_scale
 from imagewright.training.state import TrainState, check_same, describe
 from imagewright.training.watchdog import Watchdog, memory_errors
 
-Preview = Callable[[Technique, int, Path], None]  # (technique with averaged weights, step, PNG to write)
-FORECAST = 50  # steps after which the end of the time budget is foretold
+__all__ = ["Preview", "Source", "TrainReport", "train"]
 
 
 @dataclass(frozen=True)
@@ -89,48 +89,43 @@ class _Run:
         preview: Preview | None,
     ) -> None:
         if config.batch < world.size:
-            raise TrainingError(
-                f"A batch of {config.batch} is too small for {world.size} processes.", "Raise it."
-            )
+            raise TrainingError(f"A batch of {config.batch} cannot feed {world.size} processes.", "Raise it.")
         self.technique, self.feed, self.config, self.out = technique, feed, config, out
-        self.world, self.journal, self.preview = world, journal, preview
+        self.world, self.journal = world, journal
+        self.clock = Clock(config)
         self.state = TrainState(technique, config)
         self.store = CheckpointStore(out, config.keep)
         self.watchdog = Watchdog()
+        samples = out / "samples"
+        self.observer = Observer(self.state, feed, config, journal, self.watchdog, samples, preview)
         self.description = describe(technique, config, getattr(feed.source, "manifest_hash", None))
         self.share = (feed.rows[1] - feed.rows[0]) / config.batch
-        self.earlier, self.began = 0.0, time.perf_counter()
+        self.lag = 0 if feed.device.type == "cpu" else 1
         self.readings: deque[tuple[int, list[str], Tensor]] = deque()
         self.last: dict[str, float] = {}
-        self.heldout: float | None = None
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds, over all resumes."""
-        return self.earlier + time.perf_counter() - self.began
 
     def go(self, stopping: threading.Event) -> TrainReport:
         """Train until the steps or the minutes are over, or someone asks to stop."""
         self.technique.train()
         if self.config.compile:
             self._compile()
-        first, saved = self.state.step, time.perf_counter()
-        unsaved = self.watchdog.last_good is None
+        first, unsaved = self.state.step, self.watchdog.last_good is None
         while not (reason := self._reason_to_stop(stopping)):
             self._one_step()
-            self._read(lag=0 if self.world.device.type == "cpu" else 1)
-            self._now_and_then()
+            self._read(self.lag)
             unsaved = True
-            if self.state.step == first + FORECAST:
-                self._forecast(first)
-            if time.perf_counter() - saved >= 60 * self.config.checkpoint_minutes:
+            if self.world.rank == 0:
+                self.observer.look()
+            if warning := self.clock.forecast(first, self.state.step):
+                self.journal.warn(warning)
+            if self.clock.wants_checkpoint():
                 self._save()
-                saved, unsaved = time.perf_counter(), False
+                unsaved = False
         if unsaved:
             self._save()
-        path = Path(self.watchdog.last_good or "")
-        self.journal.event("stop", self.state.step, reason=reason, elapsed=self.elapsed, checkpoint=str(path))
-        return TrainReport(self.state.step, self.elapsed, reason, path, self.last, self.heldout)
+        path, seconds = self.store.path(self.state.step), self.clock.elapsed
+        self.journal.event("stop", self.state.step, reason=reason, elapsed=seconds, checkpoint=str(path))
+        return TrainReport(self.state.step, seconds, reason, path, self.last, self.observer.heldout)
 
     def _one_step(self) -> None:
         step = self.state.step
@@ -148,8 +143,8 @@ class _Run:
 
     def _one_phase(self, phase: Phase, batch: Batch, scale: float) -> dict[str, Tensor]:
         optimizers = self.state.optimizers[phase.name]
-        with self._only(optimizers.parameters):
-            with self._autocast():
+        with self.state.only(optimizers.parameters):
+            with autocast(self.feed.device, self.config):
                 losses = self.technique.loss(batch, phase.name)
             torch.autograd.backward(losses["loss"])
         self.world.average_gradients(optimizers.parameters, self.share)
@@ -166,40 +161,13 @@ class _Run:
             self.watchdog.observe(step, self.last)
             lr = self.config.lr * lr_scale(step - 1, self.config)
             values = {**self.last, "lr": lr, "data_seconds": self.feed.waited}
-            self.journal.step(step, self.config.batch, self.elapsed, self._done(), values)
-
-    def _now_and_then(self) -> None:
-        step, config = self.state.step, self.config
-        if self.world.rank > 0:
-            return
-        if config.heldout_every and step % config.heldout_every == 0:
-            self._evaluate()
-        if self.preview is not None and config.sample_every and step % config.sample_every == 0:
-            path = self.out / "samples" / f"step-{step:08d}.png"
-            path.parent.mkdir(exist_ok=True)
-            with self._averaged():
-                self.preview(self.technique, step, path)
-            self.journal.picture(step, path)
-
-    def _evaluate(self) -> None:
-        """The loss of the last phase on the held-out rows, with the averaged weights."""
-        total, rows = 0.0, 0
-        with self._averaged(), self._autocast():
-            for batch in self.feed.heldout():
-                losses = self.technique.loss(batch, self.technique.phases[-1].name)
-                total += losses["loss"].item() * len(batch)
-                rows += len(batch)
-        if rows:
-            self.heldout = total / rows
-            self.journal.event("heldout", self.state.step, loss=self.heldout, rows=rows)
-            if self.watchdog.overfitting(self.heldout):
-                self._warn("overfitting: the held-out loss rises while the training loss falls")
+            self.journal.step(step, self.config.batch, self.clock.elapsed, self.clock.done(step), values)
 
     def _save(self) -> None:
         self._read(lag=0)
         self.watchdog.check_tensors(self.state.step, self.state.tensors())
         if self.world.rank == 0:
-            extra = {"elapsed": self.elapsed, "watchdog": self.watchdog.state()}
+            extra = {"elapsed": self.clock.elapsed, "watchdog": self.watchdog.state()}
             path = self.store.save(self.state.snapshot(self.description, extra))
             self.journal.event("checkpoint", self.state.step, path=str(path))
         self.watchdog.last_good = str(self.store.path(self.state.step))
@@ -207,79 +175,36 @@ class _Run:
     def resume(self) -> None:
         """Go on from the newest intact checkpoint, if there is one; then make all processes alike."""
         path, faults = self.store.newest()
+        changed = []
         if path is not None:
             changed = check_same(read_config(path), self.description, self.out)
             extra = self.state.restore(path)
             self.watchdog.load(extra["watchdog"])
             self.watchdog.last_good = str(path)
-            self.earlier = extra["elapsed"]
-            if changed:
-                self.journal.event("changed", self.state.step, message="; ".join(changed))
+            self.clock.earlier = extra["elapsed"]
         self.world.check_same(self.state.step)
         if self.world.rank == 0:
             self.store.tidy(path)
         self.world.broadcast([*self.technique.state_dict().values(), *self.state.ema.tensors.values()])
-        for fault in faults:
-            self._warn(f"damaged checkpoint set aside: {fault}")
         self.journal.event("start", self.state.step, **self.description)
+        for fault in faults:
+            self.journal.warn(f"damaged checkpoint set aside: {fault}")
+        if changed:
+            self.journal.event("changed", self.state.step, message="; ".join(changed))
 
     def _reason_to_stop(self, stopping: threading.Event) -> str:
         if self.state.step >= self.config.steps:
             return "steps"
         if self.world.any(stopping.is_set()):
             return "interrupted"
-        late = self.config.minutes is not None and self.elapsed >= 60 * self.config.minutes
-        return "minutes" if self.world.any(late) else ""
-
-    def _done(self) -> float:
-        """The share of the run that is behind, in [0, 1]."""
-        by_time = self.elapsed / (60 * self.config.minutes) if self.config.minutes else 0.0
-        return min(1.0, max(self.state.step / self.config.steps, by_time))
-
-    def _forecast(self, first: int) -> None:
-        """Warn if the minutes end before the steps do: then the learning rate never comes down."""
-        if self.config.minutes is None or self.config.schedule == "constant":
-            return
-        a_step = (time.perf_counter() - self.began) / (self.state.step - first)
-        last = self.state.step + int((60 * self.config.minutes - self.elapsed) / a_step)
-        if last < self.config.steps:
-            self._warn(f"the minutes end near step {last} of {self.config.steps}, before the schedule does")
+        return "minutes" if self.world.any(self.clock.is_over()) else ""
 
     def _compile(self) -> None:
         compile_ = getattr(self.technique, "compile_", None)
         if compile_ is None:
-            self._warn("this technique cannot be compiled; going on without")
+            self.journal.warn("this technique cannot be compiled; going on without")
         else:
             compile_()
-
-    def _warn(self, message: str) -> None:
-        self.journal.event("warning", self.state.step, message=message)
-
-    def _autocast(self) -> torch.autocast:
-        bf16 = self.config.precision == "bf16"
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=bf16)
-
-    @contextmanager
-    def _only(self, parameters: list[torch.nn.Parameter]) -> Iterator[None]:
-        """Inside, no other trainable parameter asks for a gradient."""
-        others = set(self.state.trainable) - set(parameters)
-        for p in others:
-            p.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for p in others:
-                p.requires_grad_(True)
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Inside, the technique is in eval mode with the averaged weights, and needs no gradients."""
-        self.technique.eval()
-        try:
-            with torch.no_grad(), self.state.ema.applied():
-                yield
-        finally:
-            self.technique.train()
 
 
 @contextmanager

@@ -1,0 +1,54 @@
+"""How far a run is, in steps and in its budget of minutes."""
+
+from __future__ import annotations
+
+import time
+
+from imagewright.training.config import TrainConfig
+
+FORECAST = 50  # steps after which the end of the budget is foretold
+
+
+class Clock:
+    """Counts the seconds of a run over all resumes; `earlier` are those before this one."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.earlier, self._began = 0.0, time.perf_counter()
+        self._saved = self._began
+
+    @property
+    def here(self) -> float:
+        """Seconds since this process took the run up."""
+        return time.perf_counter() - self._began
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds over all resumes."""
+        return self.earlier + self.here
+
+    def is_over(self) -> bool:
+        """Whether the minutes are used up."""
+        return self.config.minutes is not None and self.elapsed >= 60 * self.config.minutes
+
+    def done(self, step: int) -> float:
+        """The share of the run that is behind, in [0, 1]."""
+        by_time = self.elapsed / (60 * self.config.minutes) if self.config.minutes else 0.0
+        return min(1.0, max(step / self.config.steps, by_time))
+
+    def wants_checkpoint(self) -> bool:
+        """Whether the last one (or the start) is `checkpoint_minutes` ago; if so, counts anew from now."""
+        now = time.perf_counter()
+        wanted = now - self._saved >= 60 * self.config.checkpoint_minutes
+        if wanted:
+            self._saved = now
+        return wanted
+
+    def forecast(self, first: int, step: int) -> str | None:
+        """FORECAST steps after `first`: a warning, if the minutes will end before the schedule does."""
+        if step != first + FORECAST or self.config.minutes is None or self.config.schedule == "constant":
+            return None
+        last = step + int((60 * self.config.minutes - self.elapsed) / (self.here / FORECAST))
+        if last >= self.config.steps:
+            return None
+        return f"the minutes end near step {last} of {self.config.steps}, before the schedule does"
