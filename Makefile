@@ -1,4 +1,4 @@
-# Needs Python 3.10 to 3.13 with venv, and make. `PYTHON=python3.12 make ...` chooses another Python.
+# Needs Python 3.11 to 3.13 with venv, and make. `PYTHON=python3.12 make ...` chooses another Python.
 # The tests need torch: a CPU build is enough, and pip's own settings (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL) choose it.
 
 PYTHON ?= python3
@@ -27,8 +27,8 @@ clean:  ## remove the virtual environment
 	rm -rf $(VENV)
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' || \
-	  { echo "error: $(PYTHON) is not Python 3.10 to 3.13; try: make PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "error: $(PYTHON) is not Python 3.11 to 3.13; try: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.base: pyproject.toml | $(BIN)/python

@@ -45,12 +45,12 @@ def examine() -> list[Check]:
 
 
 def _python() -> Check:
-    good = (3, 10) <= sys.version_info[:2] < (3, 14)
+    good = (3, 11) <= sys.version_info[:2] < (3, 14)
     return Check(
         "python",
         "ok" if good else "bad",
         platform.python_version(),
-        "" if good else "Use Python 3.10 to 3.13.",
+        "" if good else "Use Python 3.11 to 3.13.",
     )
 
 
