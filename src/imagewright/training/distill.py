@@ -3,7 +3,10 @@
 1. Word table, as in model2vec: each word piece alone through the teacher, PCA, frequency weights, int8 rows.
 2. Layers and n-grams: a linear readout of `pooled` follows the teacher's sentence (cosine), `pooled` itself
    its similarities within the batch (softmax), a readout of each token the teacher's token (cosine); a
-   misspelt phrase follows the phrase spelt right. What ships needs neither the teacher nor its library.
+   misspelt phrase follows the phrase spelt right. In scenes each noun's token also tells its colour, number
+   and place (cross-entropy), which the teacher's vectors hardly hold and a picture needs.
+
+What ships needs neither the teacher nor its library.
 """
 
 from __future__ import annotations
@@ -29,7 +32,15 @@ from torch import Tensor, nn
 
 from imagewright.models.text import TextConfig, TextEncoder
 from imagewright.text import Tokenizer
-from imagewright.training.phrases import QUERIES, is_held_out, make_phrases, misspell, read_concepts
+from imagewright.training.phrases import (
+    QUERIES,
+    ROLE_SIZES,
+    Phrase,
+    is_held_out,
+    make_phrases,
+    misspell,
+    read_concepts,
+)
 
 FIRST_CHARACTER, FIRST_WORD = (
     999,
@@ -120,12 +131,10 @@ def word_table(vectors: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """
     centred = vectors - vectors[FIRST_WORD:].mean(0)
     words = centred[FIRST_WORD:].double()
-    basis = (
-        torch.linalg.eigh(words.T @ words).eigenvectors.flip(1)[:, :dim].float()
-    )  # (D, dim), strongest first
+    axes = torch.linalg.eigh(words.T @ words).eigenvectors.float()  # (D, D), weakest first
     rank = (torch.arange(len(vectors)) - FIRST_WORD + 1).clamp(min=1)
     probability = 1 / (rank * (1 / rank).sum())
-    table = centred @ basis * (SIF / (SIF + probability))[:, None].sqrt()
+    table = centred @ axes.flip(1)[:, :dim] * (SIF / (SIF + probability))[:, None].sqrt()
     table /= table[FIRST_WORD:].square().mean().sqrt()
     table[:FIRST_CHARACTER] = 0
     return quantise(table)
@@ -148,10 +157,9 @@ class Targets:
     tokens: Tensor
     first: Tensor
 
-    def select(self, rows: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """Sentences (B, D) and tokens (B, length, D) of some rows; what lies past a phrase means nothing."""
-        places = (self.first[rows, None] + torch.arange(length)).clamp(max=len(self.tokens) - 1)
-        return self.sentences[rows].float(), self.tokens[places].float()
+    def places(self, rows: Tensor, length: int) -> Tensor:
+        """Where the first `length` tokens of some rows lie, (B, length); past a phrase it means nothing."""
+        return (self.first[rows, None] + torch.arange(length)).clamp(max=len(self.tokens) - 1)
 
 
 def teach(teacher: Teacher, tokenizer: Tokenizer, phrases: Sequence[str], batch: int = 256) -> Targets:
@@ -174,6 +182,20 @@ def teach(teacher: Teacher, tokenizer: Tokenizer, phrases: Sequence[str], batch:
     return Targets(sentences, tokens, first)
 
 
+def noun_roles(tokenizer: Tokenizer, phrases: Sequence[Phrase], first: Tensor) -> Tensor:
+    """Roles (T, 3) of all tokens, laid out as Targets.tokens; -1 where a token names no thing."""
+    roles = torch.full((int(first[-1]), len(ROLE_SIZES)), -1)
+    scenes = [row for row, phrase in enumerate(phrases) if phrase.roles]
+    encodings = tokenizer.pieces.encode_batch([phrases[row].text for row in scenes], add_special_tokens=False)
+    for row, encoding in zip(scenes, encodings, strict=True):
+        start, stop = int(first[row]), int(first[row + 1])
+        for token, (place, _) in zip(range(start, stop), encoding.offsets, strict=False):
+            role = phrases[row].roles[phrases[row].text.count(" ", 0, place)]
+            if role is not None:
+                roles[token] = torch.tensor(role)
+    return roles
+
+
 def batches(lengths: Tensor, size: int, steps: int, seed: int) -> Iterator[Tensor]:
     """Rows of each step: shuffled, then sorted by length within sixteen batches, for little padding."""
     generator = torch.Generator().manual_seed(seed)
@@ -189,62 +211,71 @@ def batches(lengths: Tensor, size: int, steps: int, seed: int) -> Iterator[Tenso
 
 
 class Student(nn.Module):
-    """The encoder with the two linear readouts that exist only while it learns."""
+    """The encoder with the linear readouts that exist only while it learns."""
 
     def __init__(self, encoder: TextEncoder, width: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.sentence = nn.Linear(encoder.config.width, width)
         self.token = nn.Linear(encoder.config.width, width)
+        self.roles = nn.Linear(encoder.config.width, sum(ROLE_SIZES))
 
-    def forward(self, ids: Tensor, grams: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, ids: Tensor, grams: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """Pooled (B, width), sentence (B, D), tokens (B, L, D) role logits (B, L, sum(ROLE_SIZES))."""
         tokens, pooled = self.encoder(ids, grams, mask)
-        return pooled, self.sentence(pooled), self.token(tokens)
+        return pooled, self.sentence(pooled), self.token(tokens), self.roles(tokens)
 
 
-def distil_loss(
-    output: tuple[Tensor, Tensor, Tensor], targets: tuple[Tensor, Tensor], right: Tensor
-) -> Tensor:
-    """Cosine of sentences, of tokens where `right` (B, L), and softmax of similarities within the batch."""
-    pooled, sentence, tokens = (part.float() for part in output)
-    wanted, wanted_tokens = targets
-    cosine = 1 - F.cosine_similarity(sentence, wanted).mean()
+def distil_loss(output: tuple[Tensor, ...], wanted: tuple[Tensor, ...], right: Tensor) -> Tensor:
+    """Cosine of sentences and, where `right` (B, L), of tokens; similarities in the batch; roles of nouns."""
+    pooled, sentence, tokens, logits = (part.float() for part in output)
+    wanted_sentence, wanted_tokens, roles = wanted
+    cosine = 1 - F.cosine_similarity(sentence, wanted_sentence).mean()
     token = 1 - F.cosine_similarity(tokens[right], wanted_tokens[right]).mean()
     unit = F.normalize(pooled, dim=-1)
     itself = torch.eye(len(unit), dtype=torch.bool)
     student = (unit @ unit.T / 0.05).masked_fill(itself, -1e4).log_softmax(-1)
-    teacher = (wanted @ wanted.T / 0.05).masked_fill(itself, -1e4).softmax(-1)
-    return cosine + 0.5 * token + 0.2 * F.kl_div(student, teacher, reduction="batchmean")
+    teacher = (wanted_sentence @ wanted_sentence.T / 0.05).masked_fill(itself, -1e4).softmax(-1)
+    alike = F.kl_div(student, teacher, reduction="batchmean")
+    nouns = right & (roles[..., 0] >= 0)
+    parts = zip(torch.split(logits[nouns], list(ROLE_SIZES), -1), roles[nouns].T, strict=True)
+    role = sum((F.cross_entropy(guess, truth, reduction="sum") for guess, truth in parts), torch.zeros(()))
+    return cosine + 0.5 * token + 0.2 * alike + 0.1 * role / nouns.sum().clamp(min=1)
 
 
 @dataclass(frozen=True)
 class DistilConfig:
     """Dials of the distillation."""
 
-    scenes: int = 24_000
-    steps: int = 3_000
+    scenes: int = 36_000
+    steps: int = 3_500
     batch: int = 256
     lr: float = 1.5e-3
+    lr_grams: float = 6e-3
     weight_decay: float = 0.02
-    misspelt: float = 0.2
+    misspelt: float = 0.3
     dropout: float = 0.05
     seed: int = 0
 
 
-def train(encoder: TextEncoder, phrases: Sequence[str], targets: Targets, config: DistilConfig) -> Student:
+def train(encoder: TextEncoder, phrases: Sequence[Phrase], targets: Targets, config: DistilConfig) -> Student:
     """Train the layers and n-grams of `encoder` in place on the phrases that are not held out."""
     rng, tokenizer = random.Random(config.seed), Tokenizer()
     student = Student(encoder, targets.sentences.shape[1]).train()
-    learnt = torch.tensor([i for i, phrase in enumerate(phrases) if not is_held_out(phrase)])
-    optimiser = torch.optim.AdamW(
-        student.parameters(), config.lr, (0.9, 0.98), weight_decay=config.weight_decay
-    )
+    roles = noun_roles(tokenizer, phrases, targets.first)
+    learnt = torch.tensor([row for row, phrase in enumerate(phrases) if not is_held_out(phrase.text)])
+    rest = [weight for weight in student.parameters() if weight is not encoder.grams.weight]
+    groups = [
+        {"params": rest, "lr": config.lr, "weight_decay": config.weight_decay},
+        {"params": [encoder.grams.weight], "lr": config.lr_grams, "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warm_cosine(step, config.steps))
     lengths = targets.first.diff()[learnt]
     began, shown = time.monotonic(), 0.0
     for step, places in enumerate(batches(lengths, config.batch, config.steps, config.seed), 1):
         rows = learnt[places]
-        texts = [phrases[row] for row in rows.tolist()]
+        texts = [phrases[row].text for row in rows.tolist()]
         slips = [rng.random() < config.misspelt for _ in texts]
         texts = [misspell(text, rng) if slip else text for text, slip in zip(texts, slips, strict=True)]
         ids, grams, mask, _ = (torch.as_tensor(part) for part in tokenizer.encode(texts))
@@ -252,7 +283,9 @@ def train(encoder: TextEncoder, phrases: Sequence[str], targets: Targets, config
         right = mask[:, :length] & ~torch.tensor(slips)[:, None]
         with torch.autocast("cpu", torch.bfloat16):
             output = student(ids[:, :length], grams[:, :length], mask[:, :length])
-        loss = distil_loss(output, targets.select(rows, length), right)
+        tokens = targets.places(rows, length)
+        wanted = targets.sentences[rows].float(), targets.tokens[tokens].float(), roles[tokens]
+        loss = distil_loss(output, wanted, right)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -307,26 +340,33 @@ def spearman(a: Tensor, b: Tensor) -> float:
     return float(np.corrcoef(first, second)[0, 1])
 
 
+@torch.inference_mode()
 def measure(
-    student: Student, teacher: Teacher, labels: Sequence[str], phrases: Sequence[str]
+    student: Student, teacher: Teacher, labels: Sequence[str], phrases: Sequence[Phrase]
 ) -> dict[str, Any]:
     """Figures on held-out `phrases` and on the retrieval test, beside the baseline's and the teacher's."""
     encoder, tokenizer, rng = student.encoder, Tokenizer(), random.Random(0)
-    wanted = teach(teacher, tokenizer, phrases).sentences.float()
+    texts = [phrase.text for phrase in phrases]
+    targets = teach(teacher, tokenizer, texts)
+    wanted, pooled = targets.sentences.float(), encode_pooled(encoder, texts)
     queries, said = list(QUERIES), teach(teacher, tokenizer, [*QUERIES, *labels]).sentences.float()
-    pooled = encode_pooled(encoder, phrases)
-    words = [phrase for phrase in phrases if phrase.isalpha() and len(phrase) >= 6]
+    words = [text for text in texts if text.isalpha() and len(text) >= 6]
     slips = encode_pooled(encoder, [misspell(word, rng) for word in words]) @ encode_pooled(encoder, words).T
-    with torch.inference_mode():
-        ids, grams, mask, _ = (torch.as_tensor(part) for part in tokenizer.encode(phrases))
-        readout = student(ids, grams, mask)[1]
+    ids, grams, mask, _ = (torch.as_tensor(part) for part in tokenizer.encode(texts))
+    _, readout, _, logits = student(ids, grams, mask)
+    roles = noun_roles(tokenizer, phrases, targets.first)
+    nouns = roles[:, 0] >= 0
+    parts = zip(torch.split(logits[mask][nouns], list(ROLE_SIZES), -1), roles[nouns].T, strict=True)
+    binding = [(guess.argmax(-1) == truth).float().mean().item() for guess, truth in parts]
     return {
         "held_out_phrases": len(phrases),
         "held_out_cosine_to_teacher": F.cosine_similarity(readout, wanted).mean().item(),
         "spearman": {
             "pooled": spearman(pooled, wanted),
-            "bag": spearman(encode_bag(encoder, phrases), wanted),
+            "bag": spearman(encode_bag(encoder, texts), wanted),
         },
+        "nouns_in_scenes": int(nouns.sum()),
+        "noun_tells": dict(zip(("colour", "number", "place"), binding, strict=True)),
         "misspelt_words": len(words),
         "misspelt_word_finds_its_word": (slips.argmax(1) == torch.arange(len(words))).float().mean().item(),
         "retrieval": {
@@ -391,10 +431,12 @@ def main() -> None:
     encoder.table.rows.copy_(rows)
     encoder.table.scale.copy_(scale)
     print(f"{len(phrases):,} phrases; asking the teacher", flush=True)
-    student = train(encoder, phrases, teach(teacher, tokenizer, phrases), config)
+    targets = teach(teacher, tokenizer, [phrase.text for phrase in phrases])
+    student = train(encoder, phrases, targets, config)
 
+    encoder.half().float()  # what is measured is what ships
     write_encoder(encoder, args.out / "text.safetensors")
-    held_out = [phrase for phrase in phrases if is_held_out(phrase)]
+    held_out = [phrase for phrase in phrases if is_held_out(phrase.text)]
     measured = measure(student, teacher, [concept.label for concept in concepts], held_out)
     record = {
         "model": {name: size for name, size in asdict(encoder.config).items() if name != "dropout"},

@@ -13,74 +13,59 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagewright.data.captions import article
+from imagewright.data.nouns import plural
+from imagewright.data.splits import unseen_pair
 from imagewright.errors import DataError
 
+# fmt: off
 COLOURS = (
-    "red",
-    "orange",
-    "yellow",
-    "green",
-    "blue",
-    "purple",
-    "pink",
-    "brown",
-    "black",
-    "white",
-    "grey",
-    "golden",
+    "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray",
+    "grey", "golden",
 )
-COUNTS = ("one", "two", "three", "four", "five")
+NUMBERS = (
+    "one", "two", "three", "four", "five",
+)
 QUALITIES = (
-    "big",
-    "small",
-    "tiny",
-    "happy",
-    "sad",
-    "cute",
-    "old",
-    "new",
-    "round",
-    "shiny",
-    "sleepy",
-    "angry",
+    "big", "small", "tiny", "happy", "sad", "cute", "old", "new", "round", "shiny", "sleepy", "angry",
     "funny",
 )
 RELATIONS = (
-    *(
-        "to the left of",
-        "to the right of",
-        "above",
-        "below",
-        "next to",
-        "inside",
-        "on top of",
-        "under",
-        "behind",
-    ),
-    *("in front of", "and", "with"),
+    "to the left of", "to the right of", "above", "below", "next to", "inside", "on top of", "under",
+    "behind", "in front of", "and", "with",
 )
 FORMS = (
-    *(
-        "{}",
-        "a {}",
-        "the {}",
-        "{} emoji",
-        "a cute {}",
-        "a sticker of {}",
-        "an icon of {}",
-        "a picture of a {}",
-    ),
-    *("a flat {} icon", "a {}, flat design", "a 3d {}", "a cartoon {}", "drawing of {}, simple style"),
-    "{} on a white background",
+    "{}", "a {}", "the {}", "{} emoji", "a cute {}", "a sticker of {}", "an icon of {}",
+    "a picture of a {}", "a flat {} icon", "a {}, flat design", "a 3d {}", "a cartoon {}",
+    "drawing of {}, simple style", "{} on a white background",
 )
+# fmt: on
+ROLE_SIZES = (len(COLOURS) + 1, len(NUMBERS), 2 * len(RELATIONS) + 1)
+
 SCENE_GROUPS = {0, 3, 4, 5, 6, 7}  # emojibase: smileys, animals, food, travel, activities, objects
 HELD_OUT = 32  # one phrase of so many is kept for measuring
 
 
+Roles = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A text and, in scenes, the roles of each word that names a thing (None for the other words):
+
+    its colour (0: not said), its number less one, and its place (0: alone; 2 r + 1 and 2 r + 2: first and
+    second in relation r). The order of words tells these, and the teacher says little about them.
+    """
+
+    text: str
+    roles: tuple[Roles | None, ...] = ()
+
+
 @dataclass(frozen=True)
 class Concept:
-    """An emojibase entry: its label, tags and group, and the labels of its skin tones."""
+    """An emojibase entry: its code points, label, tags and group, and the labels of its skin tones."""
 
+    hexcode: str
     label: str
     tags: tuple[str, ...]
     group: int
@@ -96,24 +81,28 @@ def read_concepts(tarball: Path) -> list[Concept]:
         entries = json.load(member)
     return [
         Concept(
-            e["label"], tuple(e.get("tags", ())), e["group"], tuple(s["label"] for s in e.get("skins", ()))
+            entry["hexcode"],
+            entry["label"],
+            tuple(entry.get("tags", ())),
+            entry["group"],
+            tuple(skin["label"] for skin in entry.get("skins", ())),
         )
-        for e in entries
-        if "group" in e
+        for entry in entries
+        if "group" in entry
     ]
 
 
-def make_phrases(concepts: Sequence[Concept], words: Sequence[str], seed: int, scenes: int) -> list[str]:
+def make_phrases(concepts: Sequence[Concept], words: Sequence[str], seed: int, scenes: int) -> list[Phrase]:
     """Distinct phrases: labels, tags, both, scenes, and `words` (frequent first) alone and in pairs."""
     rng = random.Random(seed)
-    objects = [c.label for c in concepts if c.group in SCENE_GROUPS and len(c.label.split()) <= 2]
+    objects = [c for c in concepts if c.group in SCENE_GROUPS and len(c.label.split()) <= 2]
     frequent = words[:8000]
-    phrases = [p for c in concepts for p in _concept_phrases(c, rng)]
-    phrases += [_scene(objects, rng) for _ in range(scenes)]
-    phrases += words
-    phrases += [f"{rng.choice(frequent)} {rng.choice(frequent)}" for _ in range(scenes // 3)]
-    phrases += [f"{rng.choice(COLOURS + QUALITIES)} {rng.choice(frequent)}" for _ in range(scenes // 3)]
-    return list(dict.fromkeys(phrase.strip() for phrase in phrases))
+    texts = [text for concept in concepts for text in _concept_phrases(concept, rng)]
+    texts += words
+    texts += [f"{rng.choice(frequent)} {rng.choice(frequent)}" for _ in range(scenes // 4)]
+    texts += [f"{rng.choice(COLOURS + QUALITIES)} {rng.choice(frequent)}" for _ in range(scenes // 4)]
+    phrases = [Phrase(text) for text in texts] + [_scene(objects, rng) for _ in range(scenes)]
+    return list({phrase.text: phrase for phrase in phrases}.values())
 
 
 def _concept_phrases(concept: Concept, rng: random.Random) -> Iterator[str]:
@@ -127,22 +116,37 @@ def _concept_phrases(concept: Concept, rng: random.Random) -> Iterator[str]:
         yield rng.choice(FORMS).format(rng.choice(some))
 
 
-def _scene(objects: Sequence[str], rng: random.Random) -> str:
-    scene = _thing(objects, rng)
-    if rng.random() < 0.5:
-        scene += f" {rng.choice(RELATIONS)} {_thing(objects, rng)}"
+def _scene(objects: Sequence[Concept], rng: random.Random) -> Phrase:
+    """One or two things (never a pair that image models are not to see in training), maybe a background."""
+    first, second = rng.sample(objects, 2)
+    relation = rng.randrange(len(RELATIONS))
+    if rng.random() < 0.4 or unseen_pair(first.hexcode, second.hexcode):
+        tagged = _thing(first.label, 0, rng)
+    else:
+        between: list[tuple[str, Roles | None]] = [(word, None) for word in RELATIONS[relation].split()]
+        tagged = [
+            *_thing(first.label, 2 * relation + 1, rng),
+            *between,
+            *_thing(second.label, 2 * relation + 2, rng),
+        ]
     if rng.random() < 0.25:
-        scene += f" on a {rng.choice(COLOURS)} background"
-    return scene
+        colour = rng.randrange(len(COLOURS))
+        tagged += [(word, None) for word in f"on {article(COLOURS[colour])}".split()]
+        tagged += [("background", (colour + 1, 0, 0))]
+    return Phrase(" ".join(word for word, _ in tagged), tuple(role for _, role in tagged))
 
 
-def _thing(objects: Sequence[str], rng: random.Random) -> str:
-    name, count = rng.choice(objects), rng.choice(COUNTS)
-    quality = rng.choice([*COLOURS, *COLOURS, *QUALITIES]) if rng.random() < 0.6 else ""
-    if rng.random() < 0.3 and count != "one":
-        return f"{count} {quality} {name}s".replace("  ", " ")
-    article = "an" if (quality or name)[0] in "aeiou" else "a"
-    return f"{article} {quality} {name}".replace("  ", " ")
+def _thing(label: str, place: int, rng: random.Random) -> list[tuple[str, Roles | None]]:
+    """The words of "a blue cat" or "three apples", each with its roles."""
+    colour = rng.randint(1, len(COLOURS)) if rng.random() < 0.5 else 0
+    count = rng.randint(2, len(NUMBERS)) if rng.random() < 0.35 else 1
+    quality = rng.choice(QUALITIES) if rng.random() < 0.15 else ""
+    adjectives = [word for word in (quality, COLOURS[colour - 1] if colour else "") if word]
+    noun = (plural(label) if count > 1 else label).split()
+    phrase = " ".join([*adjectives, *noun])
+    words = (article(phrase) if count == 1 else f"{NUMBERS[count - 1]} {phrase}").split()
+    before: list[tuple[str, Roles | None]] = [(word, None) for word in words[: len(words) - len(noun)]]
+    return [*before, *((word, (colour, count - 1, place)) for word in noun)]
 
 
 def misspell(phrase: str, rng: random.Random) -> str:
@@ -166,7 +170,7 @@ def misspell(phrase: str, rng: random.Random) -> str:
 
 
 def is_held_out(phrase: str) -> bool:
-    """Kept from training: one phrase in HELD_OUT by its checksum, and every query of the retrieval test."""
+    """Kept from training: one phrase in HELD_OUT by checksum, and every query of the retrieval test."""
     return phrase in QUERIES or zlib.crc32(phrase.encode()) % HELD_OUT == 0
 
 
