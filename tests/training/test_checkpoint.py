@@ -13,6 +13,8 @@ import torch
 from tiny import TinySource, build, dials, tiny
 
 from imagewright.errors import CheckpointError, ModelCorruptError, ModelNotFoundError
+from imagewright.models import registry
+from imagewright.models.vae import AutoencoderConfig
 from imagewright.training import checkpoint as module
 from imagewright.training.checkpoint import CheckpointStore, load_model, open_model, read_config
 from imagewright.training.loop import train
@@ -205,3 +207,13 @@ def test_models_that_are_not_there_or_not_whole_are_told_apart(run: Path, tmp_pa
         load_model(copy, build=build)
     with pytest.raises(ModelCorruptError, match="do not fit"):
         load_model(run, build=lambda config: build({**config, "width": 48}))
+
+
+def test_a_technique_of_the_registry_comes_back_by_its_config(tmp_path: Path) -> None:
+    config = AutoencoderConfig(size=8, widths=(8, 16), encoder_blocks=(1, 1), decoder_blocks=(1, 1), latent=4)
+    model = registry.build(config)
+    train(model, TinySource(), dials(steps=2, ema=0.0), tmp_path)
+    for ema in (True, False):
+        loaded = load_model(tmp_path, ema=ema)
+        assert loaded.config == config
+        assert all(torch.equal(loaded.state_dict()[k], v) for k, v in model.state_dict().items())
