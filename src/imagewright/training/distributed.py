@@ -1,8 +1,8 @@
 """Several processes as one: under `torchrun`, each takes its rows of the global batch.
 
-Plain torch.distributed, gloo on CPU and nccl on GPU; rank and world size come from the environment (which
-`accelerate launch --multi_gpu` sets alike). Gradients are averaged in one flat bucket, weighted by rows, so any
-world size computes the same step up to rounding. All processes must see the same run folder; rank 0 writes it.
+Plain torch.distributed, gloo on CPU and nccl on GPU; rank and world size come from the environment, which
+`accelerate launch --multi_gpu` sets alike. Gradients are averaged in one flat bucket, weighted by rows, so
+any world size computes the same step up to rounding. All processes must see the same run folder.
 """
 
 from __future__ import annotations
