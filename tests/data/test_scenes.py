@@ -15,7 +15,7 @@ from sticker_fixtures import read_records
 
 from imagewright.data.nouns import NUMBERS, noun, plural
 from imagewright.data.recolour import COLOURS, named_share, recolour, to_oklab
-from imagewright.data.scenes import RELATIONS, Studio, compose, credits_of, things
+from imagewright.data.scenes import RELATIONS, Studio, compose, credits_of, things, write_unseen_scenes
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_the_unseen_pairs_would_have_been_drawn_otherwise(
 ) -> None:
     monkeypatch.setattr("imagewright.data.scenes.unseen_pair", lambda a, b: False)
     stickers = [record for record in read_records(small_set) if record["kind"] == "sticker"]
-    studio = Studio(small_set, 48, 0, things(stickers), credits_of(stickers))
+    studio = Studio(small_set, small_set, 48, 0, things(stickers), credits_of(stickers))
     pairs = {tuple(sorted(p["base"] for p in compose(studio, i)["objects"])) for i in range(60)}
     assert any(
         int(hashlib.sha256("+".join(p).encode()).hexdigest(), 16) % 10 == 0 for p in pairs if len(p) == 2
@@ -115,11 +115,22 @@ def test_colours_and_backgrounds_are_the_named_ones(scenes: list[dict[str, Any]]
     assert checked > 5
 
 
-def test_a_scene_is_a_function_of_seed_and_index(small_set: Path) -> None:
+def test_a_scene_is_a_function_of_seed_and_index(small_set: Path, tmp_path: Path) -> None:
+    (tmp_path / "images" / "scenes").mkdir(parents=True)
     stickers = [record for record in read_records(small_set) if record["kind"] == "sticker"]
-    studio = Studio(small_set, 48, 3, things(stickers), credits_of(stickers))
+    studio = Studio(small_set, tmp_path, 48, 3, things(stickers), credits_of(stickers))
     assert compose(studio, 70) == compose(studio, 70)
     assert compose(studio, 70)["sha256"] != compose(studio, 71)["sha256"]
+
+
+def test_a_test_of_unseen_pairs_shows_only_those(small_set: Path, tmp_path: Path) -> None:
+    scenes = write_unseen_scenes(small_set, tmp_path / "unseen", count=12, size=48)
+    assert read_records(tmp_path / "unseen") == scenes
+    for scene in scenes:
+        a, b = sorted(part["base"] for part in scene["objects"])
+        assert int(hashlib.sha256(f"{a}+{b}".encode()).hexdigest(), 16) % 10 == 0
+        assert scene["split"] == "unseen_pairs" and scene["relation"]
+        assert pixels_of(tmp_path / "unseen", scene).shape == (48, 48, 4)
 
 
 def pixels_of(folder: Path, scene: dict[str, Any]) -> NDArray[np.uint8]:

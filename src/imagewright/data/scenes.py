@@ -7,6 +7,7 @@ background". All objects of a scene come from one style. A scene is a pure funct
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -29,7 +30,7 @@ from imagewright.data.recolour import (
     to_oklab,
 )
 from imagewright.data.render import decode, encode, run
-from imagewright.data.splits import TRAIN, unseen_pair
+from imagewright.data.splits import TRAIN, UNSEEN_PAIRS, unseen_pair
 
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -73,13 +74,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Studio:
-    """What all scenes of a set share; `credits` are the source, author and licence of each style."""
+    """What all scenes of a set share: stickers are read from `folder`, scenes written to `out`; `credits` are
+    the source, author and licence of each style. With `unseen`, all are pairs that training never shows."""
 
     folder: Path
+    out: Path
     size: int
     seed: int
     things: tuple[Thing, ...]
     credits: dict[str, dict[str, str]]
+    unseen: bool = False
 
 
 def write_scenes(
@@ -96,11 +100,26 @@ def write_scenes(
     if count == 0:
         return []
     (folder / "images" / "scenes").mkdir(parents=True)
-    studio = Studio(folder, size, seed, things(records), credits_of(records))
+    studio = Studio(folder, folder, size, seed, things(records), credits_of(records))
     scenes: list[Record] = []
     for scene in run(partial(compose, studio), range(count), workers):
         scenes.append(scene)
         report("scenes", len(scenes), count)
+    return scenes
+
+
+def write_unseen_scenes(data: Path, out: Path, *, count: int, size: int, seed: int = 0) -> list[Record]:
+    """Compose a test from the sticker set in `data`: pairs that no training scene shows, with their truth.
+
+    Pictures and metadata.jsonl go into the new folder `out`.
+    """
+    lines = (data / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [record for record in map(json.loads, lines) if record["kind"] == "sticker"]
+    (out / "images" / "scenes").mkdir(parents=True)
+    studio = Studio(data, out, size, seed, things(records), credits_of(records), unseen=True)
+    scenes = [compose(studio, index) for index in range(count)]
+    told = "".join(json.dumps(scene, ensure_ascii=False) + "\n" for scene in scenes)
+    (out / "metadata.jsonl").write_text(told, encoding="utf-8")
     return scenes
 
 
@@ -138,12 +157,12 @@ def compose(studio: Studio, index: int) -> Record:
     pixels, truth = scene
     png = encode(pixels)
     file_name = f"images/scenes/{index:06d}.png"
-    (studio.folder / file_name).write_bytes(png)
+    (studio.out / file_name).write_bytes(png)
     credit = studio.credits[truth["style"]]
     return {
         "file_name": file_name,
         **truth,
-        "split": TRAIN,
+        "split": UNSEEN_PAIRS if studio.unseen else TRAIN,
         "kind": "scene",
         "sha256": hashlib.sha256(png).hexdigest(),
         **credit,
@@ -153,8 +172,8 @@ def compose(studio: Studio, index: int) -> Record:
 
 def attempted(studio: Studio, rng: np.random.Generator) -> tuple[Pixels, Record] | None:
     """One try at a scene: its pixels and its truth; None where it would not be what its caption says."""
-    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
-    chosen = choose(studio.things, kind, rng)
+    kind = "pair" if studio.unseen else str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    chosen = choose(studio, kind, rng)
     if chosen is None:
         return None
     parts, style = chosen
@@ -184,15 +203,12 @@ def attempted(studio: Studio, rng: np.random.Generator) -> tuple[Pixels, Record]
     return canvas, truth
 
 
-def choose(
-    all_things: tuple[Thing, ...], kind: str, rng: np.random.Generator
-) -> tuple[list[Part], str] | None:
+def choose(studio: Studio, kind: str, rng: np.random.Generator) -> tuple[list[Part], str] | None:
     """One or two parts and a style that has drawn them all."""
-    chosen = [
-        all_things[int(i)] for i in rng.choice(len(all_things), 2 if kind == "pair" else 1, replace=False)
-    ]
+    picks = rng.choice(len(studio.things), 2 if kind == "pair" else 1, replace=False)
+    chosen = [studio.things[int(i)] for i in picks]
     styles = sorted(set.intersection(*(set(thing.files) for thing in chosen)))
-    if not styles or (kind == "pair" and unseen_pair(chosen[0].base, chosen[1].base)):
+    if not styles or (kind == "pair" and unseen_pair(chosen[0].base, chosen[1].base) != studio.unseen):
         return None
     if kind == "pair" and chosen[0].name == chosen[1].name:
         return None

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 
-TRAIN, STYLE_HOLDOUT, UNSEEN_STYLE, DROPPED, HOLDOUT = (
-    "train",
-    "style_holdout",
-    "unseen_style",
-    "dropped",
-    "holdout",
-)
+TRAIN = "train"
+STYLE_HOLDOUT = "style_holdout"
+UNSEEN_STYLE = "unseen_style"
+UNSEEN_PAIRS = "unseen_pairs"
+DROPPED = "dropped"
+HOLDOUT = "holdout"
 RULES = {
     STYLE_HOLDOUT: 'int(sha256(f"{style}:{base}").hexdigest(), 16) % 20 == 0',
     UNSEEN_STYLE: 'style == "openmoji"',
-    "unseen_pairs": 'int(sha256(f"{a}+{b}").hexdigest(), 16) % 10 == 0; a <= b, bases of objects in a scene',
+    UNSEEN_PAIRS: 'int(sha256(f"{a}+{b}").hexdigest(), 16) % 10 == 0; a <= b, bases of objects in a scene',
     HOLDOUT: "int(sha256, 16) % 20 == 0 with the hash of the file; only in a user's own folder",
 }
 
