@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
 
 from imagewright import cli, doctor
-from imagewright.engines.engine import Engine
-from imagewright.errors import ModelCorruptError
 
 
 def checks() -> dict[str, doctor.Check]:
@@ -37,16 +37,34 @@ def test_missing_packages_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     assert "imagewright[train]" in found["extra [train]"].fix
 
 
-def test_changed_model_files_are_bad(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def verify(self: Engine, name: str) -> None:
-        raise ModelCorruptError(f"{name} was changed.", "Install it again.")
+def exported(folder: Path) -> None:
+    """An exported model, as far as its files and hashes go."""
+    folder.mkdir()
+    files = {f"{part}.onnx": part.encode() for part in ("text", "denoiser", "decoder")}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    description = {
+        "format": 1,
+        "files": {
+            name: {"sha256": sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()
+        },
+        **{"name": "tiny", "technique": "diffusion", "summary": "", "licence": "", "size": [8, 8]},
+        **{"styles": ["any"], "max_tokens": 8, "training": {"manifest": ""}},
+        "defaults": {"steps": 1, "guidance": 1},
+    }
+    (folder / "model.json").write_text(json.dumps(description))
 
-    monkeypatch.setattr("imagewright_fake.FakeEngine.verify", verify, raising=False)
-    assert checks()["model fake/blocks"].state == "bad"
+
+def test_changed_model_files_are_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported(tmp_path / "tiny")
+    monkeypatch.setenv("IMAGEWRIGHT_MODELS", str(tmp_path))
+    assert checks()["model embedded/tiny"].state == "ok"
+    (tmp_path / "tiny" / "decoder.onnx").write_bytes(b"other")
+    assert checks()["model embedded/tiny"].state == "bad"
     assert cli.run(["doctor"]) == 1
-    assert "blocks was changed" in capsys.readouterr().out
+    assert "its hash does not match" in capsys.readouterr().out
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:

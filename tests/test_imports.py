@@ -114,6 +114,7 @@ def test_torch_is_imported_only_where_it_is_needed(name: str) -> None:
             "import imagewright; imagewright.ImageRequest; imagewright.Workshop",
             ("torch", "onnxruntime", "c2pa"),
         ),
+        ("import imagewright.engines.embedded", ("torch", "onnxruntime")),
         ("import imagewright.cli", ("torch", "onnxruntime", "c2pa", "cryptography", "rich", "httpx")),
     ],
 )

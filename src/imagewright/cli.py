@@ -233,19 +233,19 @@ def models(as_json: _Json = False) -> None:
     if as_json:
         say_json({"engines": [asdict(listing) for listing in listings]})
         return
-    rows: list[tuple[str, ...]] = [("MODEL", "ENGINE", "TECHNIQUE", "SIZE", "LICENCE", "SUMMARY")]
-    for listing in listings:
-        for info in listing.models:
-            pixels = "x".join(str(side) for side in info.capabilities.size)
-            files = size_text(info.size_bytes)
-            size = f"{pixels} {files}".strip()
-            rows.append((info.name, info.engine, info.technique, size, info.licence, info.summary))
+    rows: list[tuple[str, ...]] = [("MODEL", "ENGINE", "TECHNIQUE", "SIZE", "FILES", "LICENCE", "WHERE")]
+    for info in (info for listing in listings for info in listing.models):
+        pixels = "x".join(str(side) for side in info.capabilities.size)
+        where = str(info.extra.get("path", ""))
+        rows.append(
+            (info.name, info.engine, info.technique, pixels, size_text(info.size_bytes), info.licence, where)
+        )
     table(rows)
     for listing in listings:
         if listing.problem:
             say(f"{listing.engine}: {listing.problem} Fix: {listing.fix}")
         elif not listing.models:
-            say(f"{listing.engine}: give the folder of a run with --model")
+            say(f"{listing.engine}: no model by name; give a folder with --model")
 
 
 @app.command()
@@ -306,11 +306,12 @@ def reproduce(
     """
     from imagewright.reproduce import compare, read_request
 
-    request, record = read_request(file, model)
+    workshop = Workshop()
+    request, record = read_request(file, workshop.catalog, model)
     if not as_json:
         say(f"prompt: {request.prompt}\nmodel: {request.model}  seed: {request.seed}")
     with progress_bar("drawing again", shown=not as_json) as progress:
-        found = compare(file, request, record, Workshop(), progress)
+        found = compare(file, request, record, workshop, progress)
     if found.digests:
         note(f"the model's files differ: recorded {found.digests[0][:12]}, present {found.digests[1][:12]}")
     if as_json:

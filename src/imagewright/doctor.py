@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
-from imagewright.engines.catalog import Catalog
-from imagewright.engines.engine import Engine, ModelInfo
+from imagewright.engines.catalog import DEFAULT_ENGINE, Catalog
+from imagewright.engines.engine import ModelInfo
 from imagewright.errors import ImagewrightError
 
 _CPU_FLAGS = (
@@ -114,27 +114,31 @@ def _memory() -> Check:
 
 
 def _models() -> list[Check]:
-    catalog = Catalog()
     checks: list[Check] = []
-    for listing in catalog.listings():
-        if listing.problem:
-            state: Literal["absent", "bad"] = "bad" if listing.engine == "embedded" else "absent"
-            checks.append(Check(f"engine {listing.engine}", state, listing.problem, listing.fix))
-        for model in listing.models:
-            checks.append(_model(catalog.engine(listing.engine), model))
+    for listing in Catalog().listings():
+        needed = listing.engine == DEFAULT_ENGINE
+        if listing.problem or (needed and not listing.models):
+            problem = listing.problem or "It has no models."
+            fix = listing.fix or "Reinstall imagewright."
+            checks.append(Check(f"engine {listing.engine}", "bad" if needed else "absent", problem, fix))
+        checks += [_model(model) for model in listing.models]
     return checks
 
 
-def _model(engine: Engine, model: ModelInfo) -> Check:
-    """An engine that can check its files against their recorded hashes does so in `verify(name)`."""
-    name, digest = f"{model.engine}/{model.name}", model.digest
-    verify = getattr(engine, "verify", None)
+def _model(model: ModelInfo) -> Check:
+    name, digest = (
+        f"model {model.engine}/{model.name}",
+        f"sha256 {model.digest[:12]}" if model.digest else "no digest",
+    )
+    if model.engine != DEFAULT_ENGINE:
+        return Check(name, "ok", digest)
+    from imagewright.engines.embedded import verify
+
     try:
-        if verify is not None:
-            verify(model.name)
+        verify(Path(model.extra["path"]))
     except ImagewrightError as error:
-        return Check(f"model {name}", "bad", error.message, error.fix)
-    return Check(f"model {name}", "ok", f"sha256 {digest[:12]}" if digest else "no digest")
+        return Check(name, "bad", error.message, error.fix)
+    return Check(name, "ok", f"{digest}, files verified")
 
 
 def _identity() -> Check:

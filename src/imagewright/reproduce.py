@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from imagewright.engines.catalog import DEFAULT_ENGINE
+from imagewright.engines.catalog import DEFAULT_ENGINE, Catalog
 from imagewright.engines.engine import Progress
 from imagewright.errors import PictureError
 from imagewright.pictures import encode, open_picture
@@ -36,11 +36,11 @@ class Comparison:
         return self.pixels == 0
 
 
-def read_request(path: Path, model: str | None = None) -> tuple[ImageRequest, dict[str, Any]]:
+def read_request(path: Path, catalog: Catalog, model: str | None) -> tuple[ImageRequest, dict[str, Any]]:
     """The request that makes the picture in `path` again, and its record. Raises PictureError.
 
-    The record is a stranger's word: it only chooses among the models that ship. Others must be named by
-    `model`.
+    The record is a stranger's word: it chooses among the embedded engine's models, never an engine or a path.
+    Others must be named by `model`.
     """
     found = metadata.read(open_picture(path)).record
     if found is None:
@@ -50,12 +50,15 @@ def read_request(path: Path, model: str | None = None) -> tuple[ImageRequest, di
     request = record.to_request(found)
     if request.seed is None:
         raise PictureError("This picture was made without a seed; it cannot be made again exactly.", "")
-    if model is None and found.get("engine") != DEFAULT_ENGINE:
-        raise PictureError(
-            f"This picture was made by {found.get('model')!r} of the engine {found.get('engine')!r}.",
-            f"If you trust it: --model {found.get('engine')}/{found.get('model')}",
-        )
-    return replace(request, model=model or f"{DEFAULT_ENGINE}/{found.get('model')}"), found
+    engine, name = found.get("engine"), found.get("model")
+    if model is None:
+        known = {info.name for info in catalog.engine(DEFAULT_ENGINE).models()}
+        if engine != DEFAULT_ENGINE or name not in known:
+            raise PictureError(
+                f"This picture was made by the model {name!r} of the engine {engine!r}.",
+                f"If you trust it: --model {engine}/{name}, or the folder of the run.",
+            )
+    return replace(request, model=model or f"{engine}/{name}"), found
 
 
 def compare(

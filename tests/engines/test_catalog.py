@@ -18,6 +18,21 @@ def test_a_strangers_model_is_found(name: str) -> None:
     assert (engine.name, model) == ("fake", "blocks")
 
 
+def test_a_folder_goes_to_the_engine_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Catalog, "engine", lambda self, name: name)
+    monkeypatch.setattr(Catalog, "listings", lambda self: [])
+    run = str(tmp_path)
+    assert Catalog().find(run) == ("trained", run)
+    (tmp_path / "decoder.onnx").touch()
+    assert Catalog().find(run) == ("embedded", run)
+
+
+def test_a_folder_never_hides_a_model_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "blocks").mkdir()
+    assert Catalog().find("blocks")[0].name == "fake"
+
+
 def test_engines_are_made_once() -> None:
     here = Catalog()
     assert here.engine("fake") is here.engine("fake")

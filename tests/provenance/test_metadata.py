@@ -76,6 +76,10 @@ def test_foreign_json_is_no_record(text: str) -> None:
     assert record.from_json(text) is None
 
 
+def test_no_path_of_this_machine_is_recorded() -> None:
+    assert "path" not in made(path="/home/someone/models")
+
+
 def test_foreign_exif_never_raises() -> None:
     for exif in (
         b"",

@@ -82,14 +82,14 @@ class Catalog:
         if name is None:
             return self.engine(DEFAULT_ENGINE), None
         engine, _, rest = name.partition("/")
-        if rest and engine in self._sources and not Path(name).is_dir():
+        if rest and engine in self._sources:
             return self.engine(engine), rest
-        if Path(name).is_dir():
-            return self.engine("embedded" if any(Path(name).glob("*.onnx")) else "trained"), name
         listings = self.listings()
         for listing in listings:
             if any(model.name == name for model in listing.models):
                 return self.engine(listing.engine), name
+        if Path(name).is_dir():
+            return self.engine("embedded" if any(Path(name).glob("*.onnx")) else "trained"), name
         names = ", ".join(model.name for listing in listings for model in listing.models)
         raise ModelNotFoundError(
             f"No model {name!r} here.", f"There are: {names or 'none'}, or give a run's folder."

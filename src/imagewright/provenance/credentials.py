@@ -19,7 +19,7 @@ from imagewright.provenance import identity
 
 State = Literal["trusted", "valid", "invalid", "none"]
 _MODEL_LABEL = "org.imagewright.model"
-_TOLD = ("software", "engine", "model", "model_digest", "technique", "licence", "data_manifest")
+_TOLD = ("software", "engine", "model", "model_digest", "technique", "licence", "training_manifest")
 
 
 @dataclass(frozen=True)

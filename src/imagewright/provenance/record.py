@@ -22,6 +22,7 @@ from imagewright.request import Adjustment, ImageRequest
 
 VERSION = 1
 MAX_LENGTH = 1_000_000  # characters of JSON that are read back
+_LOCAL = ("path",)  # what an engine says of this machine
 _REQUEST_FIELDS: dict[str, tuple[type, ...]] = {
     "prompt": (str,),
     "negative_prompt": (str,),
@@ -53,7 +54,7 @@ def finish(
     }
     record = {
         "version": VERSION,
-        **made,
+        **{name: value for name, value in made.items() if name not in _LOCAL},
         "background": request.background,
         "quality": request.quality,
         "output_format": request.output_format,
