@@ -13,6 +13,7 @@ from PIL import Image
 from sticker_fixtures import read_records
 
 from imagewright.data.batch import STYLES, TextTokens
+from imagewright.data.ledger import manifest_hash
 from imagewright.data.loader import CaptionedFolder, square
 from imagewright.errors import DataError, LicenceError
 
@@ -125,6 +126,19 @@ def test_a_set_whose_metadata_was_changed_is_refused(small_set: Path) -> None:
     records[0]["text"] = "something else"
     (small_set / "metadata.jsonl").write_text("\n".join(map(json.dumps, records)))
     with pytest.raises(DataError, match="not the one that"):
+        CaptionedFolder(small_set)
+
+
+def test_a_set_that_is_damaged_or_points_outside_is_refused(small_set: Path) -> None:
+    records = read_records(small_set)
+    records[0]["file_name"] = "../elsewhere.png"
+    lines = [json.dumps(record) for record in records]
+    (small_set / "metadata.jsonl").write_text("\n".join(lines))
+    (small_set / "manifest.json").write_text(json.dumps({"sha256": manifest_hash(lines)}))
+    with pytest.raises(DataError, match="outside the folder"):
+        CaptionedFolder(small_set)
+    (small_set / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match="damaged"):
         CaptionedFolder(small_set)
 
 

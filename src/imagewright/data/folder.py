@@ -58,14 +58,24 @@ def prepare(folder: Path) -> tuple[list[Record], str]:
     if not (folder / "manifest.json").is_file():
         records = read_folder(folder).records
         return records, manifest_hash(json.dumps(record, sort_keys=True) for record in records)
-    lines = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    try:
+        told = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        lines = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"The data set in {folder} is damaged: {error}", "Make it again.") from error
     manifest = manifest_hash(lines)
-    if json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("sha256") != manifest:
+    if told.get("sha256") != manifest:
         raise DataError(
             f"{folder / 'metadata.jsonl'} is not the one that manifest.json describes.",
             "Make the set again, or delete manifest.json to read it as a folder of your own.",
         )
-    return [json.loads(line) for line in lines], manifest
+    records = [json.loads(line) for line in lines]
+    outside = next((record["file_name"] for record in records if not inside(record["file_name"])), None)
+    if outside is not None:
+        raise DataError(
+            f"{folder / 'metadata.jsonl'} names {outside}, outside the folder.", "Do not use this set."
+        )
+    return records, manifest
 
 
 def read_folder(folder: Path) -> FolderReport:
