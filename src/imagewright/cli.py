@@ -14,6 +14,7 @@ import typer
 from PIL import Image
 
 from imagewright import __version__, cli_training
+from imagewright import cli_options as opt
 from imagewright.cli_output import (
     Target,
     note,
@@ -36,11 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-_Model = Annotated[
-    str | None,
-    typer.Option(help="NAME, ENGINE/NAME or the folder of a trained run. See: imagewright models"),
-]
 
 
 def main() -> None:
@@ -97,43 +93,25 @@ def _options(
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the picture should show.", show_default=False)],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", help="A picture file (replaced) or a folder. Default: ./PROMPT-SEED.png"
-        ),
-    ] = None,
-    n: Annotated[int, typer.Option("-n", "--n", help="How many pictures; picture i uses seed + i.")] = 1,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same picture. Default: random.")] = None,
-    size: Annotated[
-        str | None, typer.Option(help="WIDTHxHEIGHT in pixels. Default: the model's own.")
-    ] = None,
-    style: Annotated[str | None, typer.Option(help="One of the model's styles.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="How closely to follow the words.")] = None,
-    negative: Annotated[str, typer.Option(help="What the picture should not show.")] = "",
-    background: Annotated[
-        str, typer.Option(help="auto, transparent, opaque, white, black or #rrggbb.")
-    ] = "auto",
-    output_format: Annotated[
-        str | None, typer.Option("--format", help="png, jpeg or webp. Default: from -o, else png.")
-    ] = None,
-    compression: Annotated[
-        int, typer.Option(help="Quality of jpeg and webp, 0-100; webp at 100 is lossless.")
-    ] = 100,
-    model: _Model = None,
-    sampler: Annotated[str | None, typer.Option(help="One of the model's samplers.")] = None,
-    open_it: Annotated[bool, typer.Option("--open", help="Open the picture in the system's viewer.")] = False,
-    as_json: _Json = False,
-    no_metadata: Annotated[
-        bool,
-        typer.Option("--no-metadata", help="Write neither metadata nor the signed credential into the file."),
-    ] = False,
-    require_credential: Annotated[
-        bool, typer.Option("--require-credential", help="Fail where the picture cannot be signed.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print paths only.")] = False,
+    prompt: opt.Prompt,
+    output: opt.Output = None,
+    n: opt.N = 1,
+    seed: opt.Seed = None,
+    size: opt.Size = None,
+    style: opt.Style = None,
+    steps: opt.Steps = None,
+    guidance: opt.Guidance = None,
+    negative: opt.Negative = "",
+    background: opt.Background = "auto",
+    output_format: opt.Format = None,
+    compression: opt.Compression = 100,
+    model: opt.Model = None,
+    sampler: opt.Sampler = None,
+    open_it: opt.OpenIt = False,
+    as_json: opt.AsJson = False,
+    no_metadata: opt.NoMetadata = False,
+    require_credential: opt.RequireCredential = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Make pictures from words.
 
@@ -225,7 +203,7 @@ def _show(result: ImageResult, paths: list[Path], quiet: bool) -> None:
 
 
 @app.command()
-def models(as_json: _Json = False) -> None:
+def models(as_json: opt.AsJson = False) -> None:
     """List the models that are here."""
     from imagewright.engines.catalog import Catalog
 
@@ -250,8 +228,8 @@ def models(as_json: _Json = False) -> None:
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP picture.", show_default=False)],
-    as_json: _Json = False,
+    file: opt.File,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Say what made a picture.
 
@@ -296,9 +274,9 @@ _MEANING = {
 
 @app.command()
 def reproduce(
-    file: Annotated[Path, typer.Argument(help="A picture that imagewright made.", show_default=False)],
-    model: _Model = None,
-    as_json: _Json = False,
+    file: opt.File,
+    model: opt.Model = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Make a picture again and compare the pixels.
 
@@ -325,7 +303,7 @@ def reproduce(
 
 
 @app.command()
-def doctor(as_json: _Json = False) -> None:
+def doctor(as_json: opt.AsJson = False) -> None:
     """Check this installation.
 
     Packages, models and their hashes, signing, the machine. Exit code 1 where something needed is missing.
