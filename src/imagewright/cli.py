@@ -251,7 +251,7 @@ def inspect(
         say(f"  {problem}")
     if credential.signer:
         say(f"  signed by {credential.signer}, made with {credential.generator}")
-    say(f"metadata: {'marked as made by a trained model' if found.digital_source_type else 'no source type'}")
+    say(f"metadata: {found.digital_source_type or 'no source type'}")
     if found.record is not None:
         signed = credential.state in ("trusted", "valid")
         say(f"record ({'covered by the credential' if signed else 'unsigned: anyone can write this'}):")

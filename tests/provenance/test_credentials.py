@@ -92,6 +92,15 @@ def test_the_manifest_holds_no_prompt_and_stays_small(noise: Image.Image, tmp_pa
     assert len(signed) - len(encode(noise, "png")) < 15_000
 
 
+def test_a_picture_made_from_a_picture_says_so(noise: Image.Image, tmp_path: Path) -> None:
+    request = ImageRequest(prompt="x", image=noise)
+    text = record.finish({"prompt": "x", "seed": 1}, request, noise, [])
+    data = seal(noise, text, require_credential=True, where=tmp_path).data
+    found = credentials.read(data, "png", tmp_path)
+    assert (found.state, found.digital_source_type) == ("trusted", "compositeWithTrainedAlgorithmicMedia")
+    assert metadata.read(open_picture(data)).digital_source_type == found.digital_source_type
+
+
 @pytest.mark.parametrize("output_format", FORMATS)
 def test_garbage_is_not_trusted(output_format: str, tmp_path: Path) -> None:
     assert credentials.read(b"garbage", output_format, tmp_path).state in ("invalid", "none")

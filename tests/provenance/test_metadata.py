@@ -42,7 +42,7 @@ def test_round_trip(output_format: str) -> None:
     text = made("a fox\nwith “quotes” and 狐 🦊", negative_prompt="rain", num_inference_steps=4)
     found = stored(text, output_format)
     assert found.record == text
-    assert found.digital_source_type == metadata.SOURCE_TYPE
+    assert found.digital_source_type == "trainedAlgorithmicMedia"
     assert found.parameters is not None
     assert found.parameters.startswith(
         "a fox\nwith “quotes” and 狐 🦊\nNegative prompt: rain\nSteps: 4, Seed: 7, Size: 8x8"

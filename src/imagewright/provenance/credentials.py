@@ -16,6 +16,7 @@ from typing import Any, Literal
 from imagewright.errors import ProvenanceError
 from imagewright.pictures import MIME
 from imagewright.provenance import identity
+from imagewright.provenance import record as records
 
 State = Literal["trusted", "valid", "invalid", "none"]
 _MODEL_LABEL = "org.imagewright.model"
@@ -42,7 +43,8 @@ class Credential:
 def sign(data: bytes, output_format: str, record: Mapping[str, Any], where: Path | None = None) -> bytes:
     """`data` (png, jpeg or webp) with a signed credential. Raises ProvenanceError."""
     who = identity.load_or_create(where or identity.folder())
-    from c2pa import Builder, C2paBuilderIntent, C2paDigitalSourceType, C2paSignerInfo, C2paSigningAlg, Signer
+    from c2pa import Builder, C2paBuilderIntent, C2paSignerInfo, C2paSigningAlg, Signer
+    from c2pa import C2paDigitalSourceType as Kind
 
     from imagewright import __version__
 
@@ -59,7 +61,11 @@ def sign(data: bytes, output_format: str, record: Mapping[str, Any], where: Path
     try:
         signer = Signer.from_info(C2paSignerInfo(C2paSigningAlg.ES256, who.chain, who.key, None))
         builder = Builder(manifest, context=_context(who.root))
-        builder.set_intent(C2paBuilderIntent.CREATE, C2paDigitalSourceType.TRAINED_ALGORITHMIC_MEDIA)
+        composite = records.source_type(record).startswith("composite")
+        builder.set_intent(
+            C2paBuilderIntent.CREATE,
+            Kind.COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA if composite else Kind.TRAINED_ALGORITHMIC_MEDIA,
+        )
         out = BytesIO()
         builder.sign(signer, MIME[output_format], BytesIO(data), out)
     except (

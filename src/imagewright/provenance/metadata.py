@@ -8,6 +8,7 @@ longer prompt the start is kept, and the record says so.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,15 +19,15 @@ from PIL.PngImagePlugin import PngInfo
 
 from imagewright.provenance import record as records
 
-SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _EXIF_POINTER, _DESCRIPTION, _USER_COMMENT = 0x8769, 0x010E, 0x9286
 _MAX_EXIF = 65_000  # bytes; JPEG allows 65,533 in one segment
 _UNICODE = b"UNICODE\0"
-_XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+_XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
  xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:CreatorTool="imagewright"
- Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}"/>
+ Iptc4xmpExt:DigitalSourceType="SOURCE_TYPE"/>
 </rdf:RDF></x:xmpmeta>
 <?xpacket end="r"?>"""
 
@@ -43,18 +44,19 @@ class Metadata:
 def save_options(record: Mapping[str, Any], output_format: str) -> dict[str, Any]:
     """Options for `pictures.encode` that put `record` into a png, jpeg or webp file."""
     text, parameters = records.to_json(record), records.parameters(record)
+    xmp = _XMP.replace("SOURCE_TYPE", SOURCE_TYPES + records.source_type(record))
     if output_format == "png":
         info = PngInfo()
         info.add_itxt("imagewright", text)
         info.add_itxt("parameters", parameters)
-        info.add_itxt("XML:com.adobe.xmp", _XMP)
+        info.add_itxt("XML:com.adobe.xmp", xmp)
         return {"pnginfo": info}
     exif = _exif(text, parameters)
     if len(exif) > _MAX_EXIF:
         exif = _exif(text, "")
     if len(exif) > _MAX_EXIF:
         exif = _exif(records.to_json(records.shortened(record)), "")
-    return {"exif": exif, "xmp": _XMP.encode()}
+    return {"exif": exif, "xmp": xmp.encode()}
 
 
 def _exif(text: str, parameters: str) -> bytes:
@@ -73,10 +75,11 @@ def read(image: Image.Image) -> Metadata:
         text, parameters = _read_exif(image)
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
     xmp = xmp if isinstance(xmp, bytes) else str(xmp).encode("utf-8", "replace")
+    found = re.search(rb"%s(\w+)" % re.escape(SOURCE_TYPES.encode()), xmp)
     return Metadata(
         record=records.from_json(text) if isinstance(text, str) else None,
         parameters=str(parameters) if parameters else None,
-        digital_source_type=SOURCE_TYPE if SOURCE_TYPE.encode() in xmp else None,
+        digital_source_type=found[1].decode() if found else None,
     )
 
 

@@ -68,6 +68,11 @@ def finish(
     return plain_record
 
 
+def source_type(record: Mapping[str, Any]) -> str:
+    """IPTC's word: made by a trained model, or from a given picture with a trained model's help."""
+    return "compositeWithTrainedAlgorithmicMedia" if "image_sha256" in record else "trainedAlgorithmicMedia"
+
+
 def to_json(record: Mapping[str, Any]) -> str:
     """One line of ASCII JSON, safe inside every container. Raises ValueError on NaN."""
     return json.dumps(record, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
