@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +16,6 @@ import sitecustomize  # noqa: E402
 if not hasattr(sitecustomize, "block"):  # the interpreter came with a sitecustomize of its own
     del sys.modules["sitecustomize"]
     import sitecustomize
-
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(autouse=True)
@@ -40,14 +36,3 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     path = [str(HERE / "no_network"), str(HERE / "fake_engine"), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
     return folder
-
-
-@pytest.fixture
-def command(tmp_path: Path) -> Command:
-    """Runs `imagewright ARGUMENTS` as a process in `tmp_path`."""
-
-    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-        start = [sys.executable, "-c", "from imagewright.cli import main; main()", *arguments]
-        return subprocess.run(start, cwd=tmp_path, capture_output=True, text=True, timeout=60, **options)  # type: ignore[call-overload,no-any-return]
-
-    return run

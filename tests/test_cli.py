@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -320,8 +319,9 @@ def test_slugs_are_safe_names(prompt: str, expected: str) -> None:
     assert cli_output.slug(prompt) == expected
 
 
-def test_the_whole_process(command: Command, tmp_path: Path) -> None:
-    done = command(*FOX, "--seed", "3")
+def test_the_whole_process(tmp_path: Path) -> None:
+    start = [sys.executable, "-c", "from imagewright.cli import main; main()", *FOX, "--seed", "3"]
+    done = subprocess.run(start, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("a-red-fox-3.png  32x32  seed 3")
     assert files(tmp_path) == ["a-red-fox-3.png"]

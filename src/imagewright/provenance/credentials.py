@@ -68,12 +68,8 @@ def sign(data: bytes, output_format: str, record: Mapping[str, Any], where: Path
         )
         out = BytesIO()
         builder.sign(signer, MIME[output_format], BytesIO(data), out)
-    except (
-        Exception
-    ) as error:  # the native library has one broad error class, and its own checks after signing
-        raise ProvenanceError(
-            f"The picture could not be signed: {error}.", "See: imagewright doctor"
-        ) from error
+    except Exception as error:  # the native library has one broad error class
+        raise ProvenanceError(f"The picture was not signed: {error}.", "See: imagewright doctor") from error
     return out.getvalue()
 
 
