@@ -94,19 +94,9 @@ class ExportedModel:
         self, request: ImageRequest, progress: Progress | None = None
     ) -> tuple[list[Image.Image], list[Adjustment]]:
         """`request.n` RGBA pictures at the model's own size."""
-        texts = [request.prompt, request.negative_prompt]
-        ids, grams, mask, cut = self.tokenizer.encode(texts, self.description["max_tokens"])
-        text, pooled = self.run("text", ids=ids, grams=grams, text_mask=mask)
-        style = self.description["styles"].index(request.style) if request.style else 0
-        condition = {
-            "text": text,
-            "pooled": pooled,
-            "text_mask": mask,
-            "style": np.array([style, 0], np.int64),
-            "known": np.zeros((2, *self.shape), np.float32),
-            "mask": np.zeros((2, 1, *self.shape[1:]), np.float32),
-        }
-        steps, images = request.num_inference_steps or self.description["defaults"]["steps"], []
+        condition, adjustments = self.condition(request)
+        steps = request.num_inference_steps or self.description["defaults"]["steps"]
+        images = []
         for index in range(request.n):
 
             def told(done: int, before: int = index * steps) -> None:
@@ -115,14 +105,27 @@ class ExportedModel:
 
             x = self.sample(condition, request, seed_of(request, index), steps, told)
             images.append(to_picture(self.run("decoder", x=x)[0]))
-        adjusted = [
-            Adjustment(field, f"{total + kept} tokens", f"{kept} tokens", "the model reads no further")
-            for field, total, kept in zip(
-                ("prompt", "negative_prompt"), cut, mask.sum(axis=1).tolist(), strict=True
-            )
-            if total
+        return images, adjustments
+
+    def condition(self, request: ImageRequest) -> tuple[dict[str, NDArray[Any]], list[Adjustment]]:
+        """The denoiser's inputs but x and t, two rows each (the wanted and the avoided), and what was cut off."""
+        texts, limit = [request.prompt, request.negative_prompt], self.description["max_tokens"]
+        ids, grams, mask, cut = self.tokenizer.encode(texts, limit)
+        text, pooled = self.run("text", ids=ids, grams=grams, text_mask=mask)
+        style = self.description["styles"].index(request.style) if request.style else 0
+        adjustments = [
+            Adjustment(field, f"{limit + more} tokens", f"{limit} tokens", "the model reads no further")
+            for field, more in zip(("prompt", "negative_prompt"), cut, strict=True)
+            if more
         ]
-        return images, adjusted
+        return {
+            "text": text,
+            "pooled": pooled,
+            "text_mask": mask,
+            "style": np.array([style, 0], np.int64),
+            "known": np.zeros((2, *self.shape), np.float32),
+            "mask": np.zeros((2, 1, *self.shape[1:]), np.float32),
+        }, adjustments
 
     def sample(
         self, condition: Mapping[str, NDArray[Any]], request: ImageRequest, seed: int, steps: int, told: Any

@@ -74,7 +74,9 @@ def _train_diffusion(
     if isinstance(technique.encoder, KLLatents):
         stage = out / "autoencoder"
         overrides = {f"model.{k}": v for k, v in scopes["autoencoder.model"].items()} | scopes["autoencoder"]
-        run("autoencoder", folder.path, preset, stage, overrides)
+        report = run("autoencoder", folder.path, preset, stage, overrides)
+        if report.reason == "interrupted":
+            return report
         technique.encoder.autoencoder.load_state_dict(load_model(stage).state_dict())
         cache = cache_latents(technique.encoder, folder, size, out)
         source: PixelSource = LatentSource(folder, size, tokenizer, cache, found.scenes_share)

@@ -1,0 +1,1 @@
+"""Fixed prompts and the sheets that show what a model makes of them."""

@@ -1,0 +1,157 @@
+"""A run exported to ONNX gives the pictures of the torch model, from the same noise."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from imagewright.data.batch import STYLES
+from imagewright.engines.embedded import EmbeddedEngine, ExportedModel, to_picture
+from imagewright.engines.trained import TrainedEngine
+from imagewright.errors import ModelCorruptError, ModelError, ModelNotFoundError, UnsupportedError
+from imagewright.export import export
+from imagewright.models.diffusion import Diffusion, DiffusionConfig
+from imagewright.models.dit import DiTConfig
+from imagewright.models.encoders import LatentsConfig
+from imagewright.models.technique import Cond
+from imagewright.models.vae import Autoencoder, AutoencoderConfig
+from imagewright.request import ImageRequest
+from imagewright.training.config import TrainConfig
+from imagewright.training.loop import train
+from tests_support import discs_source
+
+AUTOENCODER = AutoencoderConfig(size=16, widths=(16, 32), encoder_blocks=(1, 1), decoder_blocks=(1, 1), latent=8)
+CONFIG = DiffusionConfig(
+    encoder=LatentsConfig(AUTOENCODER), network=DiTConfig(width=64, depth=2, heads=2, patch=1), steps=6
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a small model that has learned a little."""
+    out = tmp_path_factory.mktemp("export") / "run"
+    torch.manual_seed(0)
+    model = Diffusion(CONFIG)
+    source = discs_source(16)
+    for step in range(60):  # the autoencoder first, so that the decoder means something
+        autoencoder = model.encoder.autoencoder.requires_grad_(True)
+        batch = source.batch(0, step, 0, 16, 16)
+        autoencoder.loss(batch)["loss"].backward()
+        with torch.no_grad():
+            for p in autoencoder.parameters():
+                p -= 0.003 * p.grad.sign()
+                p.grad = None
+    model.encoder.autoencoder.requires_grad_(False)
+    train(model, source, TrainConfig(batch=16, steps=60, lr=3e-3, warmup=5, ema=0.9, precision="fp32"), out)
+    return out
+
+
+def exported(run: Path, tmp_path: Path, int8: bool) -> Path:
+    return export(run, tmp_path / "model", name="discs", int8=int8)
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(-10 * np.log10(np.mean((a - b) ** 2) / 4 + 1e-20))
+
+
+@pytest.mark.parametrize("int8,least", [(False, 60.0), (True, 35.0)])
+def test_same_noise_same_picture_as_torch(run: Path, tmp_path: Path, int8: bool, least: float) -> None:
+    from imagewright.training.checkpoint import load_model
+
+    technique = load_model(run)
+    model = ExportedModel(exported(run, tmp_path, int8))
+    for seed in range(3):
+        request = ImageRequest(prompt="a red disc", seed=seed, style="noto")
+        condition = model.condition(request)[0]
+        made = model.run("decoder", x=model.sample(condition, request, seed, 6, lambda done: None))[0]
+        want = technique.sample(Cond(["a red disc"], [STYLES.index("noto")]), [seed], steps=6).numpy()
+        assert psnr(np.clip(made, -1, 1), want) >= least
+
+
+def test_the_encoder_and_the_torch_encoder_agree(run: Path, tmp_path: Path) -> None:
+    from imagewright.training.checkpoint import load_model
+
+    pixels = discs_source(16).batch(0, 0, 0, 2, 2).pixels
+    want = load_model(run).encoder.encode(pixels).numpy()
+    made = ExportedModel(exported(run, tmp_path, int8=False)).run("encoder", pixels=pixels.numpy())[0]
+    np.testing.assert_allclose(made, want, atol=1e-3)
+
+
+def test_a_seed_is_one_picture_at_any_batch_size(run: Path, tmp_path: Path) -> None:
+    engine, path = EmbeddedEngine([]), str(exported(run, tmp_path, int8=True))
+    four = engine.generate(ImageRequest(prompt="a disc", model=path, n=4, seed=7))
+    for i in range(4):
+        alone = engine.generate(ImageRequest(prompt="a disc", model=path, seed=7 + i))
+        assert alone[0].tobytes() == four[i].tobytes()
+    assert four[0].tobytes() != four[1].tobytes()
+    assert [record["seed"] for record in four.records] == [7, 8, 9, 10]
+    assert "path" not in four.records[0]
+
+
+def test_the_trained_engine_makes_the_same_picture(run: Path, tmp_path: Path) -> None:
+    request = ImageRequest(prompt="a blue disc", model=str(run), seed=1)
+    torch_made = np.asarray(TrainedEngine().generate(request)[0]).astype(float)
+    onnx_path = str(exported(run, tmp_path, int8=False))
+    onnx_made = EmbeddedEngine([]).generate(ImageRequest(prompt="a blue disc", model=onnx_path, seed=1))[0]
+    assert np.abs(torch_made - np.asarray(onnx_made)).mean() < 1.0  # of 255
+
+
+def test_progress_counts_every_step_of_every_picture(run: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    path = str(exported(run, tmp_path, int8=True))
+    request = ImageRequest(prompt="a disc", model=path, n=2, num_inference_steps=3)
+    EmbeddedEngine([]).generate(request, lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (6, 6) and [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_said(run: Path, tmp_path: Path) -> None:
+    path = str(exported(run, tmp_path, int8=True))
+    result = EmbeddedEngine([]).generate(ImageRequest(prompt="fox " * 40, model=path, num_inference_steps=1))
+    (adjustment,) = result.adjustments
+    assert adjustment.field == "prompt" and "40" in adjustment.requested and "24" in adjustment.used
+
+
+def test_what_it_cannot_do_is_refused(run: Path, tmp_path: Path) -> None:
+    path = str(exported(run, tmp_path, int8=True))
+    with pytest.raises(UnsupportedError):
+        EmbeddedEngine([]).generate(ImageRequest(prompt="a disc", model=path, style="cubist"))
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "format"])
+def test_a_damaged_model_is_refused(run: Path, tmp_path: Path, harm: str) -> None:
+    folder = exported(run, tmp_path, int8=True)
+    file = folder / "denoiser.onnx"
+    data = bytearray(file.read_bytes())
+    if harm == "flip":
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    elif harm == "cut":
+        file.write_bytes(data[: len(data) // 2])
+    elif harm == "remove":
+        file.unlink()
+    else:
+        described = json.loads((folder / "model.json").read_text())
+        (folder / "model.json").write_text(json.dumps({**described, "format": 99}))
+    with pytest.raises(ModelCorruptError):
+        EmbeddedEngine([]).generate(ImageRequest(prompt="a disc", model=str(folder)))
+
+
+def test_an_autoencoder_alone_is_not_exported(tmp_path: Path) -> None:
+    model = Autoencoder(AUTOENCODER)
+    train(model, discs_source(16), TrainConfig(batch=4, steps=1, precision="fp32"), tmp_path / "run")
+    with pytest.raises(ModelError):
+        export(tmp_path / "run", tmp_path / "model", name="x")
+    with pytest.raises(ModelNotFoundError):
+        export(tmp_path / "nothing", tmp_path / "model", name="x")
+    assert not (tmp_path / "model").exists()
+
+
+def test_to_picture_undoes_premultiplication() -> None:
+    half_red = np.zeros((1, 4, 1, 2), np.float32)
+    half_red[0, :, 0, 0] = np.array([0.5, 0.0, 0.0, 0.5]) * 2 - 1  # red at half alpha
+    half_red[0, :, 0, 1] = -1  # nothing
+    picture = to_picture(half_red)
+    assert picture.getpixel((0, 0)) == (255, 0, 0, 128)
+    assert picture.getpixel((1, 0)) == (0, 0, 0, 0)
