@@ -1,8 +1,8 @@
 """How fast the shipped model makes a picture, beside torch and diffusers: python benchmarks/embedded.py
 
-One run measures: `imagewright generate` as a whole cold process (time, peak memory); the same model warm in ONNX Runtime;
-the same network in torch, eager (fp32, bf16) and compiled; and, where diffusers is installed, its DiTPipeline with a
-transformer of the same width, depth and patch. All at guidance (two rows a step), with the autoencoder's decoder.
+One run measures: `imagewright generate` as a whole cold process (time, peak memory); the same model warm in ONNX
+Runtime; the same network in torch, eager (fp32, bf16) and compiled; and, where diffusers is installed, its DiTPipeline
+with a transformer of the same width, depth and patch. All at guidance (two rows a step), decoder included.
 """
 
 from __future__ import annotations

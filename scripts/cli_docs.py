@@ -35,9 +35,7 @@ def _sections(command: Any, name: str) -> list[str]:
     lines = [f"## {name}", "", f"`{usage}`", "", command.help.strip(), ""]
     lines += ["| | |", "|---|---|"]
     lines += [f"| `{argument.name.upper()}` | {_text(argument)} |" for argument in arguments]
-    lines += [
-        f"| `{', '.join([*option.opts, *option.secondary_opts])}` | {_text(option)} |" for option in options
-    ]
+    lines += [f"| `{', '.join([*option.opts, *option.secondary_opts])}` | {_text(option)} |" for option in options]
     return [*lines, ""]
 
 

@@ -243,9 +243,7 @@ def changed(path: Path, **record: object) -> None:
     Image.fromarray(values).save(path, pnginfo=info)
 
 
-def test_reproduce_sees_one_changed_pixel_and_another_model(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reproduce_sees_one_changed_pixel_and_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([*FOX, "-o", "a.png", "--seed", "1"]) == 0
     changed(tmp_path / "a.png", model_digest="cd" * 32)
     capsys.readouterr()
@@ -285,9 +283,7 @@ def test_models_lists_strangers_and_what_is_missing(capsys: pytest.CaptureFixtur
     assert engines[-1]["models"][0]["capabilities"]["size"] == [32, 32]
 
 
-def test_missing_torch_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_torch_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr("imagewright.cli_training.find_spec", lambda name: None)
     monkeypatch.delitem(sys.modules, "imagewright.training.command", raising=False)
@@ -327,9 +323,7 @@ def test_the_whole_process(tmp_path: Path) -> None:
     assert files(tmp_path) == ["a-red-fox-3.png"]
 
 
-def test_the_module_runs_and_terminals_without_unicode_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_module_runs_and_terminals_without_unicode_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     start = [sys.executable, "-m", "imagewright", "generate", "лиса", "--model", "fake/blocks", "--seed", "3"]
     done = subprocess.run(start, cwd=tmp_path, capture_output=True, text=True, timeout=60)

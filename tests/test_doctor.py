@@ -45,9 +45,7 @@ def exported(folder: Path) -> None:
         (folder / name).write_bytes(data)
     description = {
         "format": 1,
-        "files": {
-            name: {"sha256": sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()
-        },
+        "files": {name: {"sha256": sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()},
         **{"name": "tiny", "technique": "diffusion", "summary": "", "licence": "", "size": [8, 8]},
         **{"styles": ["any"], "max_tokens": 8, "training": {"manifest": ""}},
         "defaults": {"steps": 1, "guidance": 1},

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests_support import discs_source
 
 from imagewright.data.batch import STYLES
 from imagewright.engines.embedded import EmbeddedEngine, ExportedModel, to_picture
@@ -20,7 +21,6 @@ from imagewright.models.vae import Autoencoder, AutoencoderConfig
 from imagewright.request import ImageRequest
 from imagewright.training.config import TrainConfig
 from imagewright.training.loop import train
-from tests_support import discs_source
 
 AUTOENCODER = AutoencoderConfig(size=16, widths=(16, 32), encoder_blocks=(1, 1), decoder_blocks=(1, 1), latent=8)
 CONFIG = DiffusionConfig(

@@ -40,7 +40,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 EXCEPTIONS = {
     ("engines", "training.checkpoint"),  # a trained engine reads checkpoints
-    ("models.technique", "training.optim"),  # sorts a technique's parameters, imported when it is called
 }
 TORCH_FOLDERS = ("models", "training", "evaluation")
 TORCH_FILES = ("data.batch", "data.loader", "export", "engines.trained")
@@ -49,9 +48,7 @@ TORCH_FILES = ("data.batch", "data.loader", "export", "engines.trained")
 def modules() -> dict[str, ast.Module]:
     """Dotted name below the package -> syntax tree."""
     files = sorted(SOURCE.rglob("*.py"))
-    names = [
-        ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__") for file in files
-    ]
+    names = [".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__") for file in files]
     return {name: ast.parse(file.read_text("utf-8")) for name, file in zip(names, files, strict=True)}
 
 
@@ -78,9 +75,7 @@ def test_imports_run_one_way(name: str) -> None:
         if target == unit or target.startswith("__") or unit.startswith("cli"):
             continue
         excused = any(
-            name.startswith(who) and imported.startswith(what)
-            for who, what in EXCEPTIONS
-            if who in (name, unit)
+            name.startswith(who) and imported.startswith(what) for who, what in EXCEPTIONS if who in (name, unit)
         )
         assert excused or target in MAY_IMPORT[unit], f"{name} imports {imported}"
 
@@ -100,9 +95,7 @@ def test_torch_is_imported_only_where_it_is_needed(name: str) -> None:
         return
     for node in MODULES[name].body:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = (
-                [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            )
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             assert not any(module.partition(".")[0] == "torch" for module in names), name
 
 

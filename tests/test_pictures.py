@@ -43,10 +43,7 @@ def test_encode_and_open(output_format: str) -> None:
 def test_compression_makes_files_smaller() -> None:
     image = Image.effect_noise((64, 64), 50).convert("RGB")
     for output_format in ("jpeg", "webp"):
-        assert (
-            len(pictures.encode(image, output_format, 20))
-            < len(pictures.encode(image, output_format, 100)) / 2
-        )
+        assert len(pictures.encode(image, output_format, 20)) < len(pictures.encode(image, output_format, 100)) / 2
 
 
 def _bomb() -> bytes:
@@ -123,9 +120,7 @@ def test_save_numbers_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("call", ["open", "fsync", "replace"])
-def test_a_full_disk_leaves_nothing_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_a_full_disk_leaves_nothing_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     path = tmp_path / "fox.png"
     pictures.save_atomic(b"old", path)
 

@@ -104,6 +104,4 @@ def test_a_text_is_encoded_alike_in_any_company(tokenizer):
     together = tokenizer.encode(texts)
     for row, text in enumerate(texts):
         alone = tokenizer.encode([text])
-        assert all(
-            (part[row] == single[0]).all() for part, single in zip(together[:3], alone[:3], strict=True)
-        )
+        assert all((part[row] == single[0]).all() for part, single in zip(together[:3], alone[:3], strict=True))

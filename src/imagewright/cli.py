@@ -68,9 +68,7 @@ def run(arguments: Sequence[str]) -> int:
         if os.environ.get("IMAGEWRIGHT_DEBUG"):
             raise
         say_error(
-            ImagewrightError(
-                f"Unexpected: {type(error).__name__}: {error}", "Set IMAGEWRIGHT_DEBUG=1 to see where."
-            )
+            ImagewrightError(f"Unexpected: {type(error).__name__}: {error}", "Set IMAGEWRIGHT_DEBUG=1 to see where.")
         )
         return 1
     return 0
@@ -158,9 +156,7 @@ def _utf8(text: str) -> str:
     return text
 
 
-def _save(
-    result: ImageResult, target: Target, with_metadata: bool, require: bool
-) -> tuple[list[Path], list[str]]:
+def _save(result: ImageResult, target: Target, with_metadata: bool, require: bool) -> tuple[list[Path], list[str]]:
     from imagewright.provenance.seal import seal
 
     paths, warnings = [], []
@@ -179,9 +175,7 @@ def _as_json(result: ImageResult, paths: list[Path], warnings: list[str]) -> dic
         "seconds": round(result.seconds, 4),
         "adjustments": [asdict(adjustment) for adjustment in result.adjustments],
         "warnings": warnings,
-        "images": [
-            {"path": str(path), "record": record} for path, record in zip(paths, result.records, strict=True)
-        ],
+        "images": [{"path": str(path), "record": record} for path, record in zip(paths, result.records, strict=True)],
     }
 
 
@@ -215,9 +209,7 @@ def models(as_json: opt.AsJson = False) -> None:
     for info in (info for listing in listings for info in listing.models):
         pixels = "x".join(str(side) for side in info.capabilities.size)
         where = str(info.extra.get("path", ""))
-        rows.append(
-            (info.name, info.engine, info.technique, pixels, size_text(info.size_bytes), info.licence, where)
-        )
+        rows.append((info.name, info.engine, info.technique, pixels, size_text(info.size_bytes), info.licence, where))
     table(rows)
     for listing in listings:
         if listing.problem:
@@ -315,10 +307,7 @@ def doctor(as_json: opt.AsJson = False) -> None:
         say_json({"checks": [asdict(check) for check in checks]})
     else:
         table(
-            [
-                (check.state, check.name, check.detail + (f"  fix: {check.fix}" if check.fix else ""))
-                for check in checks
-            ]
+            [(check.state, check.name, check.detail + (f"  fix: {check.fix}" if check.fix else "")) for check in checks]
         )
     if any(check.state == "bad" for check in checks):
         raise typer.Exit(1)

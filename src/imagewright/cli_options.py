@@ -15,9 +15,7 @@ Format = Annotated[
     str | None, typer.Option("--format", help="png, jpeg or webp. Default: from the output's name, else png.")
 ]
 Guidance = Annotated[float | None, typer.Option(help="How closely to follow the words.")]
-Model = Annotated[
-    str | None, typer.Option(help="NAME, ENGINE/NAME or the folder of a run. See: imagewright models")
-]
+Model = Annotated[str | None, typer.Option(help="NAME, ENGINE/NAME or the folder of a run. See: imagewright models")]
 N = Annotated[int, typer.Option("-n", "--n", help="How many pictures; picture i uses seed + i.")]
 Negative = Annotated[str, typer.Option(help="What the picture should not show.")]
 NoMetadata = Annotated[

@@ -55,9 +55,7 @@ class Target:
                 "Give one of the two, or make them agree.",
             )
         if n > 1:
-            raise RequestError(
-                f"{n} pictures do not go into one file.", "Give a folder with -o, or leave -o out."
-            )
+            raise RequestError(f"{n} pictures do not go into one file.", "Give a folder with -o, or leave -o out.")
         return cls(
             _writable(output.parent),
             output,
@@ -88,9 +86,7 @@ def _writable(folder: Path) -> Path:
     if not folder.is_dir():
         raise OutputPathError(f"There is no folder {str(folder)!r}.", "Make it first, or write elsewhere.")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputPathError(
-            f"The folder {str(folder)!r} cannot be written to.", "Write to another folder with -o."
-        )
+        raise OutputPathError(f"The folder {str(folder)!r} cannot be written to.", "Write to another folder with -o.")
     return folder
 
 
@@ -110,17 +106,13 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"(\d{1,9})(?:[x×](\d{1,9}))?", text.strip().lower(), re.ASCII)
     if not match:
-        raise RequestError(
-            f"Cannot read the size {text!r}.", "Write it as WIDTHxHEIGHT, for example 512x512."
-        )
+        raise RequestError(f"Cannot read the size {text!r}.", "Write it as WIDTHxHEIGHT, for example 512x512.")
     return int(match[1]), int(match[2] or match[1])
 
 
 def printable(text: object) -> str:
     """`text` without anything that could steer a terminal: foreign files and prompts pass through here."""
-    return "".join(
-        "\ufffd" if unicodedata.category(char) in _UNSAFE and char != "\n" else char for char in str(text)
-    )
+    return "".join("\ufffd" if unicodedata.category(char) in _UNSAFE and char != "\n" else char for char in str(text))
 
 
 def say(text: str) -> None:

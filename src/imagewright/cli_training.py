@@ -43,7 +43,7 @@ def stickers(
     out: _Out,
     source: Annotated[
         Path | None,
-        typer.Option(help="A folder with the pinned packages. Default: fetched from the registry."),
+        typer.Option("--from", help="A folder with the pinned packages. Default: fetched with npm."),
     ] = None,
     size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
     limit: Annotated[int | None, typer.Option(help="At most so many pictures, for a try.")] = None,
@@ -58,14 +58,12 @@ def stickers(
         from imagewright.data.stickers import build
 
         made = build(out, source=source, size=size, limit=limit, scenes=scenes, seed=seed, progress=progress)
-    say(f"{out}: {sum(made.counts.values())} pictures. Next: imagewright train diffusion --data {out}")
+    say(f"{out}: {sum(made.counts.values())} pictures. Next: imagewright train --technique diffusion --data {out}")
 
 
 @data_app.command()
 def folder(
-    directory: Annotated[
-        Path, typer.Argument(help="Pictures with captions beside them.", show_default=False)
-    ],
+    directory: Annotated[Path, typer.Argument(help="Pictures with captions beside them.", show_default=False)],
 ) -> None:
     """Check your own folder of captioned pictures.
 
@@ -83,18 +81,11 @@ def folder(
 
 
 def train(
-    technique: Annotated[
-        str,
-        typer.Argument(
-            help="What to train, for example diffusion; a wrong name lists all.", show_default=False
-        ),
-    ],
-    data: Annotated[
-        Path, typer.Option(help="A folder made by `imagewright data`, or your own.", show_default=False)
-    ],
-    out: Annotated[
-        Path, typer.Option(help="The run's folder; the same command goes on where it stopped.")
-    ] = Path("runs/first"),
+    technique: Annotated[str, typer.Option(help="What to train: diffusion or autoencoder.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="A folder made by `imagewright data`, or your own.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The run's folder; the same command goes on where it stopped.")] = Path(
+        "runs/first"
+    ),
     preset: Annotated[
         str | None, typer.Option(help="tiny (seconds), cpu (hours) or gpu (minutes). Default: cpu.")
     ] = None,
@@ -124,9 +115,7 @@ def train(
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise RequestError(
-            f"Cannot read --set {text!r}.", "Write it as NAME=VALUE, for example --set steps=1000."
-        )
+        raise RequestError(f"Cannot read --set {text!r}.", "Write it as NAME=VALUE, for example --set steps=1000.")
     return name, value
 
 
@@ -134,9 +123,7 @@ def export(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run.", show_default=False)],
     out_dir: _Out,
     name: Annotated[str | None, typer.Option(help="The model's name. Default: the folder's.")] = None,
-    int8: Annotated[
-        bool, typer.Option(help="Store the weights in 8 bits: a quarter of the size, faster.")
-    ] = True,
+    int8: Annotated[bool, typer.Option(help="Store the weights in 8 bits: a quarter of the size, faster.")] = True,
 ) -> None:
     """Turn a trained run into a model that needs no torch."""
     with _train_extra("Exporting"):

@@ -96,13 +96,9 @@ def _cpu() -> Check:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return Check("cpu", "ok", f"{platform.machine()}, {os.cpu_count()} threads")
-    flags = set(
-        re.sub(r"^\w+.*?:", "", "".join(re.findall(r"^(?:flags|Features)\s*:.*$", text, re.M)[:1])).split()
-    )
+    flags = set(re.sub(r"^\w+.*?:", "", "".join(re.findall(r"^(?:flags|Features)\s*:.*$", text, re.M)[:1])).split())
     fast = [flag for flag in _CPU_FLAGS if flag in flags]
-    return Check(
-        "cpu", "ok", f"{platform.machine()}, {os.cpu_count()} threads, {' '.join(fast) or 'no fast vectors'}"
-    )
+    return Check("cpu", "ok", f"{platform.machine()}, {os.cpu_count()} threads, {' '.join(fast) or 'no fast vectors'}")
 
 
 def _memory() -> Check:

@@ -2,7 +2,7 @@
 
     model.json      what it is: sizes, defaults, styles, training data, sha256 of every other file
     text.onnx       ids, grams, text_mask -> text, pooled
-    denoiser.onnx   x, t, text, pooled, text_mask, style, known, mask -> denoised      (batch is free: 1, or 2 if guided)
+    denoiser.onnx   x, t, text, pooled, text_mask, style, known, mask -> denoised (one row, or two if guided)
     decoder.onnx    x -> pixels (premultiplied RGBA in about [-1, 1])
     encoder.onnx    pixels -> x
     README.md       the model card, if the run has one
@@ -166,9 +166,7 @@ def _stored_int8(file: Path) -> None:
                 numpy_helper.from_array(scale.reshape(-1).astype(np.float32), f"{name}.scale"),
             ]
         )
-        graph.node.insert(
-            0, helper.make_node("DequantizeLinear", [f"{name}.int8", f"{name}.scale"], [name], axis=axis)
-        )
+        graph.node.insert(0, helper.make_node("DequantizeLinear", [f"{name}.int8", f"{name}.scale"], [name], axis=axis))
     onnx.save(model, str(file))
 
 

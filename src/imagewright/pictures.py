@@ -137,9 +137,7 @@ def _numbered(path: Path) -> Iterator[Path]:
 
 def _move_new(temporary: Path, path: Path) -> None:
     try:
-        os.link(
-            temporary, path
-        )  # fails where the name is taken, so two processes cannot overwrite each other
+        os.link(temporary, path)  # fails where the name is taken, so two processes cannot overwrite each other
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links

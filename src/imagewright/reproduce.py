@@ -44,9 +44,7 @@ def read_request(path: Path, catalog: Catalog, model: str | None) -> tuple[Image
     """
     found = metadata.read(open_picture(path)).record
     if found is None:
-        raise PictureError(
-            f"{str(path)!r} holds no imagewright record.", "Use the file as imagewright wrote it."
-        )
+        raise PictureError(f"{str(path)!r} holds no imagewright record.", "Use the file as imagewright wrote it.")
     request = record.to_request(found)
     if request.seed is None:
         raise PictureError("This picture was made without a seed; it cannot be made again exactly.", "")
@@ -79,9 +77,7 @@ def compare(
 def difference(a: Image.Image, b: Image.Image) -> tuple[int, int]:
     """(largest channel difference, number of differing pixels). Raises PictureError on unlike sizes."""
     if a.size != b.size:
-        raise PictureError(
-            f"The picture is {a.size} and the one made again {b.size}.", "It was resized since."
-        )
+        raise PictureError(f"The picture is {a.size} and the one made again {b.size}.", "It was resized since.")
     gap = np.abs(_rgba(a) - _rgba(b)).max(axis=-1)  # (H, W)
     return int(gap.max()), int((gap > 0).sum())
 

@@ -39,9 +39,7 @@ class Workshop:
         return replace(result, images=images, records=records, adjustments=adjustments)
 
 
-def _finish(
-    image: Image.Image, made: Mapping[str, Any], request: ImageRequest
-) -> tuple[Image.Image, dict[str, Any]]:
+def _finish(image: Image.Image, made: Mapping[str, Any], request: ImageRequest) -> tuple[Image.Image, dict[str, Any]]:
     size = request.size or image.size
     image, resampled = upscale.resample(upscale.as_rgb(image), size)
     image, padded = upscale.pad(image, size, request.background)

@@ -50,9 +50,7 @@ def test_captions_from_metadata_sidecars_and_names(tmp_path: Path) -> None:
     save(tmp_path / "red_fox-01.webp", "blue")
     (tmp_path / "sub" / "b.txt").write_text("a green\nfield\n")
     (tmp_path / "metadata.jsonl").write_text(
-        json.dumps(
-            {"file_name": "a.png", "text": " a red  wall", "tags": ["wall", "red"], "licence": "CC0-1.0"}
-        )
+        json.dumps({"file_name": "a.png", "text": " a red  wall", "tags": ["wall", "red"], "licence": "CC0-1.0"})
     )
     assert captions(tmp_path) == {
         "a.png": "a red wall",
@@ -132,9 +130,7 @@ def test_links_that_leave_the_folder_are_skipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format_", ["png", "jpeg", "webp"])
-def test_do_not_train_marks_are_honoured_and_generated_pictures_warned_about(
-    tmp_path: Path, format_: str
-) -> None:
+def test_do_not_train_marks_are_honoured_and_generated_pictures_warned_about(tmp_path: Path, format_: str) -> None:
     def marked(name: str, colour: str, packet: str) -> None:
         if format_ != "png":
             save(tmp_path / f"{name}.{format_}", colour, xmp=packet.encode())

@@ -30,9 +30,7 @@ def test_every_kind_of_scene_is_there(scenes: list[dict[str, Any]]) -> None:
     assert any(part["colour"] for scene in scenes for part in scene["objects"])
 
 
-def test_only_training_stickers_of_one_style_and_no_unseen_pair(
-    scenes: list[dict[str, Any]], small_set: Path
-) -> None:
+def test_only_training_stickers_of_one_style_and_no_unseen_pair(scenes: list[dict[str, Any]], small_set: Path) -> None:
     split = {(r["style"], r["base"]): r["split"] for r in read_records(small_set) if r["kind"] == "sticker"}
     for scene in scenes:
         assert scene["split"] == "train" and scene["licence"]
@@ -44,16 +42,12 @@ def test_only_training_stickers_of_one_style_and_no_unseen_pair(
             assert int(hashlib.sha256(f"{a}+{b}".encode()).hexdigest(), 16) % 10 != 0
 
 
-def test_the_unseen_pairs_would_have_been_drawn_otherwise(
-    small_set: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_unseen_pairs_would_have_been_drawn_otherwise(small_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagewright.data.scenes.unseen_pair", lambda a, b: False)
     stickers = [record for record in read_records(small_set) if record["kind"] == "sticker"]
     studio = Studio(small_set, small_set, 48, 0, things(stickers), credits_of(stickers))
     pairs = {tuple(sorted(p["base"] for p in compose(studio, i)["objects"])) for i in range(60)}
-    assert any(
-        int(hashlib.sha256("+".join(p).encode()).hexdigest(), 16) % 10 == 0 for p in pairs if len(p) == 2
-    )
+    assert any(int(hashlib.sha256("+".join(p).encode()).hexdigest(), 16) % 10 == 0 for p in pairs if len(p) == 2)
 
 
 def test_the_caption_says_the_truth_record(scenes: list[dict[str, Any]]) -> None:
@@ -152,9 +146,7 @@ def shaded_ball(hue: tuple[int, int, int], side: int = 32) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("colour", COLOURS)
 @pytest.mark.parametrize("hue", [(230, 60, 40), (90, 160, 230), (200, 200, 205)])
-def test_a_recoloured_picture_has_the_named_hue_and_its_own_shades(
-    hue: tuple[int, int, int], colour: str
-) -> None:
+def test_a_recoloured_picture_has_the_named_hue_and_its_own_shades(hue: tuple[int, int, int], colour: str) -> None:
     ball = shaded_ball(hue)
     painted = recolour(ball, colour)
     assert np.array_equal(painted[..., 3], ball[..., 3])
@@ -162,9 +154,7 @@ def test_a_recoloured_picture_has_the_named_hue_and_its_own_shades(
     body = np.s_[20:28, 14:18]
     lab, target = to_oklab(painted[body][..., :3] / 255.0), to_oklab(np.array(COLOURS[colour]) / 255.0)
     if np.hypot(*target[1:]) > 0.03:
-        apart = np.angle(
-            np.exp(1j * (np.arctan2(lab[..., 2], lab[..., 1]) - np.arctan2(target[2], target[1])))
-        )
+        apart = np.angle(np.exp(1j * (np.arctan2(lab[..., 2], lab[..., 1]) - np.arctan2(target[2], target[1]))))
         assert np.abs(np.degrees(apart)).max() < 25
     else:
         assert np.hypot(lab[..., 1], lab[..., 2]).max() < 0.03

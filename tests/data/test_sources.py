@@ -37,9 +37,7 @@ def test_a_missing_tarball_names_the_command_that_fetches_it(tmp_path: Path) -> 
         check_integrity(tmp_path / NAMES.file_name, NAMES)
 
 
-def test_members_are_read_in_memory_and_too_large_ones_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_members_are_read_in_memory_and_too_large_ones_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.tgz"
     write_tarball(path, {"package/a.json": [1, 2], "package/../../b.json": [3]})
     assert read_json(path, "package/a.json") == [1, 2]

@@ -145,9 +145,7 @@ def test_a_kill_leaves_nothing_and_the_next_build_is_whole(tarballs: Path, tmp_p
     assert not (out / "images" / "noto" / "half.png").exists()
 
 
-def test_a_finished_set_is_left_as_it_is_and_never_overwritten(
-    small_set: Path, tarballs: Path, tmp_path: Path
-) -> None:
+def test_a_finished_set_is_left_as_it_is_and_never_overwritten(small_set: Path, tarballs: Path, tmp_path: Path) -> None:
     before = (small_set / "manifest.json").stat().st_mtime_ns
     again = build(small_set, source=tarballs, size=48, scenes=60, workers=1)
     assert again.already_there and (small_set / "manifest.json").stat().st_mtime_ns == before

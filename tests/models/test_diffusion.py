@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests_support import discs_source
 
 from imagewright.data.batch import Batch, Draws, TextTokens
 from imagewright.models import registry
@@ -14,7 +15,6 @@ from imagewright.models.samplers import PROCESSES
 from imagewright.models.technique import Cond
 from imagewright.models.text import TextConfig
 from imagewright.models.vae import AutoencoderConfig
-from tests_support import discs_source
 
 SMALL = DiffusionConfig(
     encoder=PixelsConfig(size=8),

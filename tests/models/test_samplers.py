@@ -1,6 +1,7 @@
 """Samplers against a case with a known answer: data from a normal distribution, whose best denoiser is linear."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_times_fall_from_one_to_zero() -> None:
     for process in PROCESSES.values():
         times = process().times(7)
         assert times[0] == 1 and times[-1] == 0 and len(times) == 8
-        assert all(a > b for a, b in zip(times, times[1:], strict=False))
+        assert all(a > b for a, b in pairwise(times))
 
 
 def test_noise_is_a_pure_function_of_the_seed() -> None:

@@ -33,9 +33,7 @@ def made(image: Image.Image, output_format: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
-def test_signed_here_is_trusted_and_elsewhere_valid(
-    noise: Image.Image, output_format: str, tmp_path: Path
-) -> None:
+def test_signed_here_is_trusted_and_elsewhere_valid(noise: Image.Image, output_format: str, tmp_path: Path) -> None:
     data = seal(noise, made(noise, output_format), require_credential=True, where=tmp_path / "a").data
     found = credentials.read(data, output_format, tmp_path / "a")
     assert found.state == "trusted" and found.problems == ()
@@ -56,9 +54,7 @@ def test_a_changed_picture_is_invalid(noise: Image.Image, output_format: str, tm
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
-def test_every_flip_that_changes_a_pixel_is_noticed(
-    noise: Image.Image, output_format: str, tmp_path: Path
-) -> None:
+def test_every_flip_that_changes_a_pixel_is_noticed(noise: Image.Image, output_format: str, tmp_path: Path) -> None:
     good = seal(noise, made(noise, output_format), where=tmp_path).data
     pixels = np.asarray(open_picture(good))
     rng, seen = random.Random(0), 0
@@ -123,9 +119,7 @@ def test_the_key_is_private_and_kept(tmp_path: Path) -> None:
     assert first.root in identity.anchors(tmp_path / "identity")
 
 
-def test_the_identity_is_renewed_ahead_and_old_pictures_stay_trusted(
-    noise: Image.Image, tmp_path: Path
-) -> None:
+def test_the_identity_is_renewed_ahead_and_old_pictures_stay_trusted(noise: Image.Image, tmp_path: Path) -> None:
     ending = identity.create(timedelta(days=29))
     identity._publish(ending, tmp_path / "signer.pem", replaces=None)
     signed_before = _sign_with(ending, noise, tmp_path)

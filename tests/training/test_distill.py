@@ -136,9 +136,7 @@ def test_training_lowers_the_loss(teacher):
     wanted = targets.sentences.float(), targets.tokens[places].float(), roles[places]
     with torch.no_grad():
         trained = distil_loss(student(ids, grams, mask), wanted, mask)
-        fresh = distil_loss(
-            Student(TextEncoder(encoder.config), teacher.width)(ids, grams, mask), wanted, mask
-        )
+        fresh = distil_loss(Student(TextEncoder(encoder.config), teacher.width)(ids, grams, mask), wanted, mask)
     assert trained < 0.7 * fresh
     assert torch.equal(encoder.table.rows, table)
 

@@ -247,9 +247,7 @@ def test_other_dials_may_change_and_the_log_says_which(tmp_path: Path) -> None:
     assert report.step == 4
     message = _events(tmp_path, "changed")[0]["message"]
     assert "train.lr: 0.0003 -> 0.0001" in message and f"manifest_hash: {'0' * 64} -> {'1' * 64}" in message
-    assert (
-        train(tiny(), TinySource(manifest_hash="1" * 64), changed, tmp_path).step == 4
-    )  # nothing left to do
+    assert train(tiny(), TinySource(manifest_hash="1" * 64), changed, tmp_path).step == 4  # nothing left to do
     assert len(_events(tmp_path, "changed")) == 1
 
 

@@ -7,7 +7,8 @@ import torch
 from tiny import dials, tiny
 from torch import nn
 
-from imagewright.training.optim import Muon, Optimizers, lr_scale, orthogonalise, sort_parameters
+from imagewright.models.technique import sort_parameters
+from imagewright.training.optim import Muon, Optimizers, lr_scale, orthogonalise
 
 
 class Net(nn.Module):
@@ -104,9 +105,7 @@ def test_schedule_values() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "wsd"])
-@pytest.mark.parametrize(
-    ("steps", "warmup", "cooldown"), [(1, 0, 0.0), (5, 5, 1.0), (3, 50, 0.5), (40, 3, 0.0)]
-)
+@pytest.mark.parametrize(("steps", "warmup", "cooldown"), [(1, 0, 0.0), (5, 5, 1.0), (3, 50, 0.5), (40, 3, 0.0)])
 def test_a_schedule_never_stops_or_explodes(schedule: str, steps: int, warmup: int, cooldown: float) -> None:
     config = dials(schedule=schedule, steps=steps, warmup=warmup, cooldown=cooldown)
     assert all(0 < lr_scale(s, config) <= 1 for s in range(steps))

@@ -142,9 +142,7 @@ def main() -> None:
     out, config, source, model = sys.argv[1:5]
     torch.set_num_threads(1)
     sys.modules["torch.utils.tensorboard"] = None  # slow to import
-    report = train(
-        tiny(**json.loads(model)), TinySource(**json.loads(source)), dials(**json.loads(config)), Path(out)
-    )
+    report = train(tiny(**json.loads(model)), TinySource(**json.loads(source)), dials(**json.loads(config)), Path(out))
     print(json.dumps({"step": report.step, "reason": report.reason}))
 
 

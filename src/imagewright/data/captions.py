@@ -96,9 +96,7 @@ def _sticker(record: dict[str, Any], styles: tuple[str, ...], rng: np.random.Gen
         return ", ".join([label, *_some(tags, 3, rng)])
     if draw < 0.68 and len(tags) >= 3:
         return " ".join(_some(tags, 4, rng, at_least=2))
-    return str(rng.choice(TEMPLATES)).format(
-        label=label, article_label=with_article(label), style=rng.choice(styles)
-    )
+    return str(rng.choice(TEMPLATES)).format(label=label, article_label=with_article(label), style=rng.choice(styles))
 
 
 def _some(tags: list[str], at_most: int, rng: np.random.Generator, at_least: int = 1) -> list[str]:

@@ -42,9 +42,7 @@ def _credentials(data: bytes, mime: str) -> dict[str, Any]:
     """The C2PA manifest store, or nothing where there is none that can be read; nothing is fetched."""
     from c2pa import C2paError, Context, Reader, Settings
 
-    offline = Context(
-        settings=Settings.from_dict({"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}})
-    )
+    offline = Context(settings=Settings.from_dict({"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}))
     try:
         reader = Reader.try_create(mime, io.BytesIO(data), context=offline)
     except C2paError:

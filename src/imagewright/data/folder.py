@@ -72,9 +72,7 @@ def prepare(folder: Path) -> tuple[list[Record], str]:
     records = [json.loads(line) for line in lines]
     outside = next((record["file_name"] for record in records if not inside(record["file_name"])), None)
     if outside is not None:
-        raise DataError(
-            f"{folder / 'metadata.jsonl'} names {outside}, outside the folder.", "Do not use this set."
-        )
+        raise DataError(f"{folder / 'metadata.jsonl'} names {outside}, outside the folder.", "Do not use this set.")
     return records, manifest
 
 
@@ -162,9 +160,7 @@ def read_metadata(folder: Path) -> tuple[dict[str, Record], list[Skipped]]:
             reader = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig")))
             rows += [(f"metadata.csv row {number}", row) for number, row in enumerate(reader, start=1)]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"The metadata in {folder} cannot be read: {error}.", "Save it as UTF-8 text."
-        ) from error
+        raise DataError(f"The metadata in {folder} cannot be read: {error}.", "Save it as UTF-8 text.") from error
     told: dict[str, Record] = {}
     skipped = []
     for where, row in rows:
@@ -224,9 +220,7 @@ def read_picture(folder: Path, name: str, told: Record, seen: dict[str, str]) ->
         "source": str(told.get("source") or "user's folder"),
         "author": str(told.get("author") or "not stated"),
         "licence": str(licence),
-        "consent": "the user supplied it"
-        if licence == USER_SUPPLIED
-        else f"published under {licence}, says the user",
+        "consent": "the user supplied it" if licence == USER_SUPPLIED else f"published under {licence}, says the user",
     }, marks.ai_generated
 
 

@@ -72,9 +72,7 @@ def rows(spec: str, split: str) -> Iterator[dict[str, Any]]:
         source = source.decode(False) if source.features else source
         yield from source
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"{spec} cannot be read: {error}", "Check the path or the hub id, and the split."
-        ) from error
+        raise DataError(f"{spec} cannot be read: {error}", "Check the path or the hub id, and the split.") from error
 
 
 def builder_of(files: list[Path], spec: str) -> tuple[str, list[str]]:

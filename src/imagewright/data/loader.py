@@ -106,9 +106,7 @@ class CaptionedFolder:
             captions=tuple(captions),
         )
 
-    def captions(
-        self, seed: int, step: int, chosen: Sequence[int] | NDArray[np.int64], start: int = 0
-    ) -> list[str]:
+    def captions(self, seed: int, step: int, chosen: Sequence[int] | NDArray[np.int64], start: int = 0) -> list[str]:
         """Captions of the `chosen` pictures, which are the rows from `start` of a step's global batch."""
         return [
             caption(self.records[i], np.random.default_rng([seed, step, row]))
@@ -123,9 +121,7 @@ class CaptionedFolder:
     def styles(self, chosen: Sequence[int] | NDArray[np.int64]) -> torch.Tensor:
         """(n,) int64 indices into STYLES; 0 where the style is not one of them."""
         known = {style: index for index, style in enumerate(STYLES)}
-        return torch.tensor(
-            [known.get(self.records[i].get("style", ""), 0) for i in chosen], dtype=torch.int64
-        )
+        return torch.tensor([known.get(self.records[i].get("style", ""), 0) for i in chosen], dtype=torch.int64)
 
 
 def _at(uniform: NDArray[np.float64], count: int | NDArray[np.int64]) -> NDArray[np.int64]:

@@ -25,9 +25,7 @@ Thumbnails = NDArray[np.uint8]
 
 def thumbnail(pixels: NDArray[np.uint8]) -> Thumbnails:
     """(H, W, 4) straight RGBA -> (SIDE, SIDE, 4) premultiplied."""
-    return np.asarray(
-        Image.fromarray(pixels, "RGBA").convert("RGBa").resize((SIDE, SIDE), Image.Resampling.BOX)
-    )
+    return np.asarray(Image.fromarray(pixels, "RGBA").convert("RGBa").resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def nearest(held: Thumbnails, train: Thumbnails) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

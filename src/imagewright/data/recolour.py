@@ -81,9 +81,7 @@ def recolour(pixels: NDArray[np.uint8], colour: str) -> NDArray[np.uint8]:
     share = body(lab, alpha)
     target = to_oklab(np.array(COLOURS[colour]) / 255.0)
     middle = _weighted_median(lab[:, 0], share * alpha)
-    light = np.clip(
-        target[0] + CONTRAST * (lab[:, 0] - middle), target[0] - 0.22, min(target[0] + 0.18, 0.99)
-    )
+    light = np.clip(target[0] + CONTRAST * (lab[:, 0] - middle), target[0] - 0.22, min(target[0] + 0.18, 0.99))
     fade = 1 - 0.6 * _ramp(np.abs(light - target[0]), 0.1, 0.3)  # shade and shine carry less colour
     new = np.stack([light, target[1] * fade, target[2] * fade], 1)
     mixed = lab + share[:, None] * (new - lab)

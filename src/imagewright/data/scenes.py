@@ -139,10 +139,7 @@ def things(records: list[Record]) -> tuple[Thing, ...]:
 
 def credits_of(records: list[Record]) -> dict[str, dict[str, str]]:
     """Source, author and licence by style."""
-    return {
-        record["style"]: {word: record[word] for word in ("source", "author", "licence")}
-        for record in records
-    }
+    return {record["style"]: {word: record[word] for word in ("source", "author", "licence")} for record in records}
 
 
 def compose(studio: Studio, index: int) -> Record:
@@ -222,9 +219,7 @@ def choose(studio: Studio, kind: str, rng: np.random.Generator) -> tuple[list[Pa
     return parts, str(rng.choice(styles))
 
 
-def pick_background(
-    kind: str, parts: list[Part], sprites: list[Pixels], rng: np.random.Generator
-) -> str | None:
+def pick_background(kind: str, parts: list[Part], sprites: list[Pixels], rng: np.random.Generator) -> str | None:
     """A colour's name, None for a transparent background, or "clash" where an object would not stand out."""
     plain_single = kind == "object" and parts[0].colour is None
     if rng.random() >= BACKGROUND_SHARE[kind] and not plain_single:

@@ -125,14 +125,10 @@ def npm_pack(source: Source, folder: Path) -> None:
             timeout=FETCH_SECONDS,
         )
     except subprocess.TimeoutExpired as error:
-        raise DataError(
-            f"npm pack {source.spec} took longer than {FETCH_SECONDS} s.", "Try again."
-        ) from error
+        raise DataError(f"npm pack {source.spec} took longer than {FETCH_SECONDS} s.", "Try again.") from error
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise DataError(
-            f"npm pack {source.spec} failed: {reason}", "Check the network, or use --from FOLDER."
-        )
+        raise DataError(f"npm pack {source.spec} failed: {reason}", "Check the network, or use --from FOLDER.")
 
 
 def check_integrity(path: Path, source: Source) -> Path:

@@ -91,9 +91,7 @@ def build(
         stickers = join(tarballs(source, partial / "npm", report), limit)
         shutil.rmtree(partial / "npm", ignore_errors=True)
         records = draw(stickers, partial, size, workers, report)
-        records += write_scenes(
-            records, partial, count=scenes, size=size, seed=seed, workers=workers, report=report
-        )
+        records += write_scenes(records, partial, count=scenes, size=size, seed=seed, workers=workers, report=report)
         manifest = finish(partial, records, parameters)
         os.replace(partial, out)
     finally:
@@ -110,9 +108,7 @@ def finished_report(out: Path, parameters: dict[str, Any]) -> BuildReport | None
     except (OSError, ValueError):
         raise DataError(f"{out} exists and is not a sticker set.", "Name another folder.") from None
     if manifest.get("parameters") != parameters:
-        raise DataError(
-            f"{out} holds a set made with other parameters.", "Name another folder, or delete this one."
-        )
+        raise DataError(f"{out} holds a set made with other parameters.", "Name another folder, or delete this one.")
     return BuildReport(out, manifest["sha256"], manifest["counts"], parameters["size"], already_there=True)
 
 
@@ -130,9 +126,7 @@ def tarballs(source: Path | None, scratch: Path, report: Progress) -> dict[str, 
 
 def join(paths: dict[str, Path], limit: int | None = None) -> list[Sticker]:
     """Every drawing that has a name, by style and then by code points."""
-    names = read_names(
-        read_json(paths[""], "package/en/data.json"), read_json(paths[""], "package/meta/groups.json")
-    )
+    names = read_names(read_json(paths[""], "package/en/data.json"), read_json(paths[""], "package/meta/groups.json"))
     stickers = []
     for source in PICTURES:
         # fluent ships no code points; its icons are named as those of its flat sibling
@@ -205,9 +199,7 @@ def drop_near_duplicates(records: list[Record], rendered: list[Rendered]) -> Non
         if difference <= neardups.THRESHOLD:
             twin = records[train[j]]["file_name"]
             records[i]["split"] = splits.DROPPED
-            records[i]["reason"] = (
-                f"near-duplicate or mirror image of {twin} (they differ by {difference:.3f})"
-            )
+            records[i]["reason"] = f"near-duplicate or mirror image of {twin} (they differ by {difference:.3f})"
 
 
 def finish(folder: Path, records: list[Record], parameters: dict[str, Any]) -> dict[str, Any]:

@@ -45,9 +45,7 @@ class _Source:
 
 _BUILT_IN = {
     "embedded": _Source("imagewright.engines.embedded:EmbeddedEngine"),
-    "trained": _Source(
-        "imagewright.engines.trained:TrainedEngine", needs="torch", extra="train", by_path=True
-    ),
+    "trained": _Source("imagewright.engines.trained:TrainedEngine", needs="torch", extra="train", by_path=True),
 }
 
 
@@ -59,10 +57,7 @@ class Catalog:
 
     @cached_property
     def _sources(self) -> dict[str, _Source]:
-        found = {
-            point.name: _Source(point.value)
-            for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)
-        }
+        found = {point.name: _Source(point.value) for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)}
         return {**_BUILT_IN, **{name: source for name, source in found.items() if name not in _BUILT_IN}}
 
     def engine(self, name: str) -> Engine:
@@ -91,9 +86,7 @@ class Catalog:
         if Path(name).is_dir():
             return self.engine("embedded" if any(Path(name).glob("*.onnx")) else "trained"), name
         names = ", ".join(model.name for listing in listings for model in listing.models)
-        raise ModelNotFoundError(
-            f"No model {name!r} here.", f"There are: {names or 'none'}, or give a run's folder."
-        )
+        raise ModelNotFoundError(f"No model {name!r} here.", f"There are: {names or 'none'}, or give a run's folder.")
 
     def listings(self) -> Sequence[Listing]:
         """Every engine with its models, the built-in ones first; a missing extra is said, not raised."""
@@ -101,9 +94,7 @@ class Catalog:
 
     def _listing(self, name: str, source: _Source) -> Listing:
         if source.needs and find_spec(source.needs) is None:
-            return Listing(
-                name, problem=f"It needs {source.needs}.", fix=f"pip install 'imagewright[{source.extra}]'"
-            )
+            return Listing(name, problem=f"It needs {source.needs}.", fix=f"pip install 'imagewright[{source.extra}]'")
         if source.by_path:
             return Listing(name)
         try:
@@ -119,9 +110,7 @@ def _load(name: str, source: _Source) -> Engine:
     except (ImportError, AttributeError) as error:
         if source.extra and find_spec(source.needs) is None:
             raise MissingExtraError(f"The {name} engine", source.extra) from error
-        raise ModelError(
-            f"The engine {name!r} cannot be loaded: {error}.", "Install what it needs."
-        ) from error
+        raise ModelError(f"The engine {name!r} cannot be loaded: {error}.", "Install what it needs.") from error
     if not isinstance(made, Engine):
         raise ModelError(f"The engine {name!r} is not an imagewright Engine.", "Ask its authors.")
     return made

@@ -44,8 +44,8 @@ class EmbeddedEngine(Engine):
         return [_info(path) for folder in self._folders for path in sorted(folder.glob("*/model.json"))]
 
     def find(self, name: str | None) -> ModelInfo:
-        """As Engine.find; `name` may also be the path of an exported model."""
-        if name is not None and Path(name).is_dir():
+        """As Engine.find; `name` may also be the path of an exported model, if no model has that name."""
+        if name is not None and Path(name).is_dir() and name not in {model.name for model in self.models()}:
             return _info(Path(name) / "model.json")
         return super().find(name)
 
@@ -138,9 +138,7 @@ class ExportedModel:
         def rows(x: Floats, t: float, count: int) -> Floats:
             told(done.get(t, 0))
             inputs = {name: value[:count] for name, value in condition.items()}
-            return self.run(
-                "denoiser", x=np.repeat(x, count, axis=0), t=np.full(count, t, np.float32), **inputs
-            )[0]
+            return self.run("denoiser", x=np.repeat(x, count, axis=0), t=np.full(count, t, np.float32), **inputs)[0]
 
         def both(x: Floats, t: float) -> tuple[Floats, Floats]:
             estimate = rows(x, t, 2)
@@ -169,22 +167,14 @@ def read_description(folder: Path) -> dict[str, Any]:
     """`model.json`. Raises ModelNotFoundError, and ModelCorruptError for another format or a missing part."""
     path = folder / "model.json"
     if not path.is_file():
-        raise ModelNotFoundError(
-            f"There is no exported model in {folder}.", "Make one: imagewright export RUN DIR"
-        )
+        raise ModelNotFoundError(f"There is no exported model in {folder}.", "Make one: imagewright export RUN DIR")
     try:
         description: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        known = description["format"] == FORMAT and {f"{part}.onnx" for part in PARTS} <= set(
-            description["files"]
-        )
+        known = description["format"] == FORMAT and {f"{part}.onnx" for part in PARTS} <= set(description["files"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelCorruptError(
-            f"{path} cannot be read: {error}.", "Export or install the model again."
-        ) from error
+        raise ModelCorruptError(f"{path} cannot be read: {error}.", "Export or install the model again.") from error
     if not known:
-        raise ModelCorruptError(
-            f"{path} is of another format.", "Use the version of imagewright that made it."
-        )
+        raise ModelCorruptError(f"{path} is of another format.", "Use the version of imagewright that made it.")
     return description
 
 
@@ -193,9 +183,7 @@ def read_verified(path: Path, hashes: Mapping[str, Mapping[str, Any]]) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ModelCorruptError(
-            f"{path.name} cannot be read: {error}.", "Install the model again."
-        ) from error
+        raise ModelCorruptError(f"{path.name} cannot be read: {error}.", "Install the model again.") from error
     if hashlib.sha256(data).hexdigest() != hashes[path.name]["sha256"]:
         raise ModelCorruptError(f"{path} is damaged: its hash does not match.", "Install the model again.")
     return data

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+STYLES = ("noto", "fluent", "flat", "twemoji")
+
 
 @dataclass(frozen=True)
 class SheetPrompt:
@@ -30,7 +32,7 @@ SHEET_64: tuple[SheetPrompt, ...] = (
         "puppy", "bunny", "automobile", "feline", "xmas tree", "a cup of hot cocoa", "big ship", "warm mittens",
         "angry person", "grand piano keys", "stormy weather", "a small village",
     ),
-    *(SheetPrompt("style", prompt, style) for prompt in ("rocket", "owl") for style in ("noto", "fluent", "flat", "twemoji")),
+    *(SheetPrompt("style", prompt, style) for prompt in ("rocket", "owl") for style in STYLES),
     *_of(
         "colour",
         "a blue cat", "a purple frog", "a green car", "a yellow umbrella", "a pink elephant", "a black rose",

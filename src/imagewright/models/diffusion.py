@@ -36,7 +36,8 @@ SIGMA_DATA = 1.0  # deviation of what the encoder gives
 class DiffusionConfig:
     """`t_mean`, `t_std`: logit-normal times of training (arXiv:2403.03206, equation 19). `drop_text`, `drop_style`:
     share of rows trained without them. `known_share`: share of rows that see a part of the picture. `train_text`:
-    train the text encoder too, instead of keeping what it was taught. `steps`, `guidance`, `interval`, `sampler`, `shift`: defaults of sampling."""
+    train the text encoder too, instead of keeping what it was taught. `steps`, `guidance`, `interval` (of t, where
+    guidance acts), `sampler`: defaults of sampling."""
 
     encoder: LatentsConfig | PixelsConfig = field(default_factory=LatentsConfig)
     network: DiTConfig = field(default_factory=DiTConfig)
@@ -81,13 +82,9 @@ class Diffusion(Technique):
         self.network.compile()
         self.text.compile()
 
-    def denoised(
-        self, x: Tensor, t: Tensor, text: TextTokens, style: Tensor, known: Tensor, mask: Tensor
-    ) -> Tensor:
+    def denoised(self, x: Tensor, t: Tensor, text: TextTokens, style: Tensor, known: Tensor, mask: Tensor) -> Tensor:
         """The network's estimate of x_0 (B, C, h, w), from x_t and t (B,)."""
-        return self._estimate(
-            x, t, *self.text(text.ids, text.grams, text.mask), text.mask, style, known, mask
-        )[0]
+        return self._estimate(x, t, *self.text(text.ids, text.grams, text.mask), text.mask, style, known, mask)[0]
 
     def _estimate(self, x: Tensor, t: Tensor, *condition: Tensor) -> tuple[Tensor, Tensor]:
         """(x_0, raw prediction). `condition` is what DiT.forward takes after t."""
@@ -114,9 +111,7 @@ class Diffusion(Technique):
         with torch.set_grad_enabled(config.train_text and torch.is_grad_enabled()):
             tokens, pooled = self.text(text.ids, text.grams, text.mask)
         denoised, raw = self._estimate(x, t, tokens, pooled, text.mask, style, x0, mask)
-        error = (
-            _error(raw, denoised, x0, noise, alpha, sigma, config.prediction).square().mean((1, 2, 3))
-        )  # (B,)
+        error = _error(raw, denoised, x0, noise, alpha, sigma, config.prediction).square().mean((1, 2, 3))  # (B,)
         low = t < 0.5
         return {
             "loss": error.mean(),
@@ -149,11 +144,7 @@ class Diffusion(Technique):
         negative = cond.negative or [""] * len(seeds)
         shape = self.encoder.shape
         times = self.process.times(steps or self.config.steps)
-        latents = (
-            self.encoder.encode(known.to(device))
-            if known is not None
-            else torch.zeros(1, *shape, device=device)
-        )
+        latents = self.encoder.encode(known.to(device)) if known is not None else torch.zeros(1, *shape, device=device)
         cells = mask.to(device) if mask is not None else torch.zeros(1, 1, *shape[1:], device=device)
         rows = []
         for prompt, avoid, style, seed in zip(cond.prompts, negative, cond.style, seeds, strict=True):
@@ -195,9 +186,7 @@ def fitted(config: DiffusionConfig) -> DiffusionConfig:
     """`config` with the network's input shape and text width taken from the encoder and the text encoder."""
     encoder = config.encoder
     channels, side = (
-        (encoder.channels, encoder.size)
-        if isinstance(encoder, PixelsConfig)
-        else encoder.autoencoder.latent_shape[:2]
+        (encoder.channels, encoder.size) if isinstance(encoder, PixelsConfig) else encoder.autoencoder.latent_shape[:2]
     )
     network = replace(config.network, channels=channels, side=side, text_width=config.text.width)
     return replace(config, network=network)

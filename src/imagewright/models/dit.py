@@ -46,8 +46,7 @@ class DiT(nn.Module):
         self.style = nn.Embedding(config.styles, width)
         self.modulation = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, config.text_width, config.mlp_ratio, config.dropout)
-            for _ in range(config.depth)
+            Block(width, config.heads, config.text_width, config.mlp_ratio, config.dropout) for _ in range(config.depth)
         )
         self.final = nn.Linear(width, 2 * width)
         self.patch_out = nn.Linear(width, config.channels * patch**2)

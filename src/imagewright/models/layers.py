@@ -17,9 +17,7 @@ from torch import Tensor, nn
 def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
     """Sinusoidal embedding of t (B,) in [0, 1] -> (B, width). Vaswani et al., arXiv:1706.03762, section 3.5."""
     half = width // 2
-    frequency = torch.exp(
-        -math.log(max_period) * torch.arange(half, device=t.device, dtype=torch.float32) / half
-    )
+    frequency = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
     angle = 1000.0 * t.float()[:, None] * frequency  # (B, half)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
@@ -29,9 +27,7 @@ def rotary_table(side: int, head_dim: int, theta: float = 100.0) -> tuple[Tensor
     quarter = head_dim // 4
     frequency = theta ** (-torch.arange(quarter, dtype=torch.float32) / quarter)
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    angle = torch.cat(
-        [x.reshape(-1, 1) * frequency, y.reshape(-1, 1) * frequency], dim=1
-    )  # (N, head_dim // 2)
+    angle = torch.cat([x.reshape(-1, 1) * frequency, y.reshape(-1, 1) * frequency], dim=1)  # (N, head_dim // 2)
     return angle.cos(), angle.sin()
 
 
@@ -91,18 +87,14 @@ class Block(nn.Module):
     """A transformer block whose shift, scale and gate come from one shared projection plus a learned offset of its
     own (adaLN-single)."""
 
-    def __init__(
-        self, width: int, heads: int, text_width: int, mlp_ratio: int = 4, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, width: int, heads: int, text_width: int, mlp_ratio: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
         self.attention = JointAttention(width, heads, text_width)
         self.mlp = MLP(width, mlp_ratio * width)
         self.offset = nn.Parameter(torch.zeros(6, width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, modulation: Tensor, text: Tensor, bias: Tensor, cos: Tensor, sin: Tensor
-    ) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, text: Tensor, bias: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x (B, N, D), modulation (B, 6, D) -> (B, N, D). Everything stays in the dtype of x: half the traffic under
         autocast, where elementwise work costs as much as the matrix products."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (

@@ -6,7 +6,8 @@ times[0], `times` falls to 0, `noise()` gives fresh standard normal numbers shap
 call it). Each returns x_0.
 
 Sources: Euler and Heun on the probability-flow ODE (arXiv:2206.00364, algorithm 1), DDIM (arXiv:2010.02502,
-equation 12), DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2), ancestral sampling as DDIM with eta 1 (arXiv:2006.11239).
+equation 12), DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2), ancestral sampling as DDIM with eta 1
+(arXiv:2006.11239).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -113,14 +115,14 @@ def predicted_noise(x: Array, denoised: Array, t: float, process: Process) -> Ar
 
 def sample_euler(denoise: Denoise, x: Array, times: Sequence[float], process: Process, noise: Noise) -> Array:
     """First order: one network call a step."""
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         x = x + _slope(x, denoise(x, t), t, s, process)
     return x
 
 
 def sample_heun(denoise: Denoise, x: Array, times: Sequence[float], process: Process, noise: Noise) -> Array:
     """Second order: two network calls a step, one in the last."""
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         step = _slope(x, denoise(x, t), t, s, process)
         if s > 0:
             ahead = x + step
@@ -143,7 +145,7 @@ def sample_ddim(
     denoise: Denoise, x: Array, times: Sequence[float], process: Process, noise: Noise, eta: float = 0.0
 ) -> Array:
     """Keep the predicted noise and lower its level; eta > 0 renews a part of it."""
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         denoised = denoise(x, t)
         eps = predicted_noise(x, denoised, t, process)
         (alpha_t, sigma_t), (alpha_s, sigma_s) = process.levels(t), process.levels(s)
@@ -155,19 +157,15 @@ def sample_ddim(
     return x
 
 
-def sample_ancestral(
-    denoise: Denoise, x: Array, times: Sequence[float], process: Process, noise: Noise
-) -> Array:
+def sample_ancestral(denoise: Denoise, x: Array, times: Sequence[float], process: Process, noise: Noise) -> Array:
     """DDPM's own sampler: DDIM with eta 1."""
     return sample_ddim(denoise, x, times, process, noise, eta=1.0)
 
 
-def sample_dpmpp_2m(
-    denoise: Denoise, x: Array, times: Sequence[float], process: Process, noise: Noise
-) -> Array:
+def sample_dpmpp_2m(denoise: Denoise, x: Array, times: Sequence[float], process: Process, noise: Noise) -> Array:
     """Second order from one network call a step, in the half log signal-to-noise ratio lambda."""
     previous, h_previous = None, 0.0
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         denoised = denoise(x, t)
         alpha_s, sigma_s = process.levels(s)
         sigma_t = process.levels(t)[1]

@@ -42,10 +42,25 @@ class Technique(nn.Module, ABC):
     def param_groups(self, phase: str = "main") -> dict[str, list[nn.Parameter]]:
         """Parameters of the phase: `hidden` (2-D matrices inside blocks, fit for Muon), `decay` and `no_decay`
         (for AdamW). The default sorts all trainable parameters by shape and name."""
-        from imagewright.training.optim import sort_parameters
-
         return sort_parameters(self)
 
     @abstractmethod
     def sample(self, cond: Cond, seeds: Sequence[int], **options: Any) -> Tensor:
         """Pictures (B, 4, H, W) in [-1, 1], premultiplied RGBA, one a seed; the same for a seed at any batch size."""
+
+
+def sort_parameters(module: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Trainable parameters as `hidden` (weight matrices inside blocks), `decay` (other weights of two or more
+    dimensions) and `no_decay` (the rest: biases, gains, positions, embeddings)."""
+    groups: dict[str, list[nn.Parameter]] = {"hidden": [], "decay": [], "no_decay": []}
+    tables = {m.weight for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.ndim < 2 or not name.endswith("weight") or parameter in tables:
+            groups["no_decay"].append(parameter)
+        elif parameter.ndim == 2 and "blocks." in name:
+            groups["hidden"].append(parameter)
+        else:
+            groups["decay"].append(parameter)
+    return groups

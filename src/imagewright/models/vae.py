@@ -60,15 +60,11 @@ class Autoencoder(Technique):
             down += [ResidualConv(width) for _ in range(config.encoder_blocks[i])]
             if i + 1 < len(widths):
                 down.append(nn.Conv2d(width, widths[i + 1], 2, stride=2))
-        self.encoder = nn.Sequential(
-            *down, nn.GroupNorm(8, widths[-1]), nn.SiLU(), _conv(widths[-1], config.latent)
-        )
+        self.encoder = nn.Sequential(*down, nn.GroupNorm(8, widths[-1]), nn.SiLU(), _conv(widths[-1], config.latent))
         up: list[nn.Module] = [_conv(config.latent, widths[-1])]
         for i in reversed(range(len(widths))):
             up += [ResidualConv(widths[i]) for _ in range(config.decoder_blocks[i])]
-            if (
-                i > 0
-            ):  # a 1x1 convolution and a pixel shuffle: cheaper than a transposed one, no checkerboard overlap
+            if i > 0:  # a 1x1 convolution and a pixel shuffle: cheaper than a transposed one, no checkerboard overlap
                 up += [nn.Conv2d(widths[i], 4 * widths[i - 1], 1), nn.PixelShuffle(2)]
         up += [
             nn.GroupNorm(8, widths[0]),
@@ -97,9 +93,7 @@ class Autoencoder(Technique):
         l1 = (restored - pixels).abs().mean()
         edges = sum((_gradient(restored, axis) - _gradient(pixels, axis)).abs().mean() for axis in (2, 3))
         with torch.no_grad():
-            psnr = (
-                -10 * torch.log10(((restored - pixels) / 2).square().mean((1, 2, 3)).clamp_min(1e-10)).mean()
-            )
+            psnr = -10 * torch.log10(((restored - pixels) / 2).square().mean((1, 2, 3)).clamp_min(1e-10)).mean()
         return {"loss": l1 + edges, "l1": l1, "psnr": psnr}
 
     @torch.no_grad()

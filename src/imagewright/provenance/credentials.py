@@ -94,9 +94,7 @@ def read(data: bytes, output_format: str, where: Path | None = None) -> Credenti
         generator=next((entry.get("name") for entry in manifest.get("claim_generator_info", [])), None),
         digital_source_type=_source_type(manifest),
         model=next((a["data"] for a in manifest.get("assertions", []) if a["label"] == _MODEL_LABEL), {}),
-        problems=tuple(
-            str(entry.get("explanation") or entry.get("code")) for entry in results.get("failure", [])
-        ),
+        problems=tuple(str(entry.get("explanation") or entry.get("code")) for entry in results.get("failure", [])),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -64,7 +64,7 @@ def load_or_create(where: Path) -> Identity:
     try:
         where.mkdir(parents=True, exist_ok=True, mode=0o700)
         current = _read(path) if path.exists() else None
-        if current and current.expires - datetime.now(timezone.utc) > ROTATE_BEFORE:
+        if current and current.expires - datetime.now(UTC) > ROTATE_BEFORE:
             return current
         return _publish(create(), path, replaces=current)
     except (OSError, OutputError) as error:
@@ -103,7 +103,7 @@ def _certificate(
         organisation = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "imagewright (self-made)")
         return x509.Name([organisation, x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
-    is_root, now = name == issuer, datetime.now(timezone.utc)
+    is_root, now = name == issuer, datetime.now(UTC)
     usage = x509.KeyUsage(not is_root, False, False, False, False, is_root, False, False, False)
     builder = (
         x509.CertificateBuilder()
@@ -116,14 +116,10 @@ def _certificate(
         .add_extension(x509.BasicConstraints(is_root, None), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
     )
     if not is_root:
-        purpose = x509.ExtendedKeyUsage(
-            [ExtendedKeyUsageOID.EMAIL_PROTECTION]
-        )  # what C2PA accepts by default
+        purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION])  # what C2PA accepts by default
         builder = builder.add_extension(purpose, critical=False)
     return builder.sign(issuer_key, hashes.SHA256())
 

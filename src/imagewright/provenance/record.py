@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
@@ -61,7 +61,7 @@ def finish(
         "output_compression": request.output_compression,
         "size": list(image.size),
         "refine": [dict(step) for step in steps],
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         **sources,
     }
     plain_record: dict[str, Any] = json.loads(to_json(record))  # what a file will give back
@@ -101,9 +101,7 @@ def to_request(record: Mapping[str, Any]) -> ImageRequest:
     Raises PictureError where the record cannot be one of ours or needs pictures that it does not hold.
     """
     if "image_sha256" in record:
-        raise PictureError(
-            "This picture was made from another picture.", "Make it again with that one at hand."
-        )
+        raise PictureError("This picture was made from another picture.", "Make it again with that one at hand.")
     if "shortened" in record:
         raise PictureError("The prompt was too long for this file; only its start is kept.", "Use PNG.")
     fields = {name: record[name] for name in _REQUEST_FIELDS if record.get(name) is not None}

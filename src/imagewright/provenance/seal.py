@@ -47,7 +47,5 @@ def seal(
         if require_credential:
             if isinstance(error, ProvenanceError):
                 raise
-            raise ProvenanceError(
-                f"The picture could not be signed: {error}.", "Reinstall imagewright."
-            ) from error
+            raise ProvenanceError(f"The picture could not be signed: {error}.", "Reinstall imagewright.") from error
         return Sealed(data, warning=f"The picture carries no credential: {error}")

@@ -73,9 +73,7 @@ class CheckpointStore:
                 return path, faults
             faults.append(f"{path.name}: {fault}")
         if faults:
-            raise CheckpointError(
-                f"No checkpoint in {self.out} is intact ({'; '.join(faults)}).", "Start a new run."
-            )
+            raise CheckpointError(f"No checkpoint in {self.out} is intact ({'; '.join(faults)}).", "Start a new run.")
         return None, []
 
     def tidy(self, newest: Path | None) -> None:
@@ -173,9 +171,7 @@ def open_model(folder: Path | str) -> tuple[Path, dict[str, Any]]:
         except CheckpointError as error:
             raise ModelCorruptError(error.message, error.fix) from error
     if not (path / CONFIG).is_file():
-        raise ModelNotFoundError(
-            f"There is no model in {path}.", f"A model folder holds {CONFIG} and {MODEL}."
-        )
+        raise ModelNotFoundError(f"There is no model in {path}.", f"A model folder holds {CONFIG} and {MODEL}.")
     fault = fault_in(path, needed=(CONFIG, MODEL, EMA)) if (path / HASHES).exists() else None
     if fault is not None:
         raise ModelCorruptError(f"The model in {path} is damaged: {fault}.", "Copy or train it again.")
@@ -188,23 +184,17 @@ def read_config(folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
         return config
     except (OSError, ValueError) as error:
-        raise ModelCorruptError(
-            f"Cannot read {folder / CONFIG}: {error}.", "Copy or train the model again."
-        ) from error
+        raise ModelCorruptError(f"Cannot read {folder / CONFIG}: {error}.", "Copy or train the model again.") from error
 
 
-def load_snapshot(
-    path: Path, technique: Technique
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+def load_snapshot(path: Path, technique: Technique) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """Load the weights of checkpoint `path` into `technique`; return its EMA, optimiser tensors and state."""
     try:
         load_weights(technique, path / MODEL)
         state = json.loads((path / STATE).read_text("utf-8"))
         return load_file(path / EMA), load_file(path / OPTIMIZER), state
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(
-            f"Cannot load {path}: {error}.", "Start a new run in another folder."
-        ) from error
+        raise CheckpointError(f"Cannot load {path}: {error}.", "Start a new run in another folder.") from error
 
 
 def fault_in(path: Path, needed: tuple[str, ...] = HASHED) -> str | None:

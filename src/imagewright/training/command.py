@@ -35,9 +35,7 @@ PREVIEW_PROMPTS = (
 PREVIEW_STYLES = ("noto", "fluent", "flat", "twemoji")
 
 
-def run(
-    technique: str, data: Path, preset: str | None, out: Path, overrides: Mapping[str, str]
-) -> TrainReport:
+def run(technique: str, data: Path, preset: str | None, out: Path, overrides: Mapping[str, str]) -> TrainReport:
     """Train `technique` on the folder `data` by a preset (default: cpu), in the run folder `out`.
 
     `overrides`: TrainConfig fields as text; with the prefix `autoencoder.` those of a latent model's first stage, with
@@ -152,9 +150,7 @@ def _reconstructions(source: PixelSource) -> Preview:
 
 
 def _prompts(folder: CaptionedFolder) -> Preview:
-    styles = sorted(
-        {r.get("style", "") for r in folder.records} & set(PREVIEW_STYLES), key=PREVIEW_STYLES.index
-    )
+    styles = sorted({r.get("style", "") for r in folder.records} & set(PREVIEW_STYLES), key=PREVIEW_STYLES.index)
     cond = Cond(
         PREVIEW_PROMPTS * max(1, len(styles)),
         [STYLES.index(s) for s in styles or ["any"] for _ in PREVIEW_PROMPTS],

@@ -81,9 +81,7 @@ class Teacher:
             for part in ("query", "key", "value")
         )
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None]).transpose(1, 2).flatten(2)
-        x = self._norm(
-            x + self._linear(y, f"{name}attention.output.dense"), f"{name}attention.output.LayerNorm"
-        )
+        x = self._norm(x + self._linear(y, f"{name}attention.output.dense"), f"{name}attention.output.LayerNorm")
         y = self._linear(F.gelu(self._linear(x, f"{name}intermediate.dense")), f"{name}output.dense")
         return self._norm(x + y, f"{name}output.LayerNorm")
 
@@ -341,9 +339,7 @@ def spearman(a: Tensor, b: Tensor) -> float:
 
 
 @torch.inference_mode()
-def measure(
-    student: Student, teacher: Teacher, labels: Sequence[str], phrases: Sequence[Phrase]
-) -> dict[str, Any]:
+def measure(student: Student, teacher: Teacher, labels: Sequence[str], phrases: Sequence[Phrase]) -> dict[str, Any]:
     """Figures on held-out `phrases` and on the retrieval test, beside the baseline's and the teacher's."""
     encoder, tokenizer, rng = student.encoder, Tokenizer(), random.Random(0)
     texts = [phrase.text for phrase in phrases]
@@ -406,9 +402,7 @@ def rounded(value: Any) -> Any:
 def main() -> None:
     """Distil and write the three files of assets/text."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument(
-        "--teacher", default="sentence-transformers/all-MiniLM-L6-v2", help="folder, wheel or hub id"
-    )
+    parser.add_argument("--teacher", default="sentence-transformers/all-MiniLM-L6-v2", help="folder, wheel or hub id")
     parser.add_argument("--emojibase", type=Path, required=True, help="npm tarball of emojibase-data")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--steps", type=int, default=DistilConfig.steps)

@@ -34,9 +34,7 @@ class Feed:
     `waited` is the seconds spent waiting for the latest batch.
     """
 
-    def __init__(
-        self, source: Source, seed: int, rows: tuple[int, int], total: int, device: torch.device
-    ) -> None:
+    def __init__(self, source: Source, seed: int, rows: tuple[int, int], total: int, device: torch.device) -> None:
         self.source, self.seed, self.rows, self.total, self.device = source, seed, rows, total, device
         self.waited = 0.0
         self._pool = ThreadPoolExecutor(max_workers=1) if device.type != "cpu" else None

@@ -79,9 +79,7 @@ class Journal:
                 if isinstance(value, float):
                     self._board.add_scalar(f"{name}/{key}", value, step)
         if "message" in values:
-            self._console.print(
-                f"{name}: {values['message']}", style="yellow", highlight=False, soft_wrap=True
-            )
+            self._console.print(f"{name}: {values['message']}", style="yellow", highlight=False, soft_wrap=True)
         if self.on_event is not None:
             self.on_event(line)
 
@@ -99,9 +97,7 @@ class Journal:
             with Image.open(path, formats=("PNG",)) as image:
                 self._board.add_image("samples", np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
-    def step(
-        self, step: int, pictures: int, elapsed: float, done: float, values: Mapping[str, float]
-    ) -> None:
+    def step(self, step: int, pictures: int, elapsed: float, done: float, values: Mapping[str, float]) -> None:
         """Take in the numbers of one step; `done` is the share of the run behind it, in [0, 1]."""
         if self.silent:
             return
@@ -121,9 +117,7 @@ class Journal:
         self._bar.update(self._task, completed=done, description=text)
         if not self._console.is_terminal and now - self._said > SAY_EVERY:
             left = elapsed / max(done, 1e-9) * (1 - done)
-            self._console.print(
-                f"{text}  {done:.0%}  {left / 60:.0f} min left", highlight=False, soft_wrap=True
-            )
+            self._console.print(f"{text}  {done:.0%}  {left / 60:.0f} min left", highlight=False, soft_wrap=True)
             self._said = now
 
 

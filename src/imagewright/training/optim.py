@@ -25,23 +25,6 @@ NEWTON_SCHULZ = (
 )  # a quintic with a steep slope at 0: singular values end in about 0.7-1.2
 
 
-def sort_parameters(module: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Trainable parameters as `hidden` (weight matrices inside blocks), `decay` (other weights of two or more
-    dimensions) and `no_decay` (the rest: biases, gains, positions, embeddings)."""
-    groups: dict[str, list[nn.Parameter]] = {"hidden": [], "decay": [], "no_decay": []}
-    tables = {m.weight for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if parameter.ndim < 2 or not name.endswith("weight") or parameter in tables:
-            groups["no_decay"].append(parameter)
-        elif parameter.ndim == 2 and "blocks." in name:
-            groups["hidden"].append(parameter)
-        else:
-            groups["decay"].append(parameter)
-    return groups
-
-
 def lr_scale(step: int, config: TrainConfig) -> float:
     """What the learning rates are multiplied by in step `step` (0 is the first), in [0, 1]."""
     if step < config.warmup:
@@ -89,9 +72,7 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     shapes[p.shape].append(p)
             for (rows, cols), same in shapes.items():
-                update = orthogonalise(
-                    torch.stack(self._nesterov(same, group["momentum"]))
-                )  # (n, rows, cols)
+                update = orthogonalise(torch.stack(self._nesterov(same, group["momentum"])))  # (n, rows, cols)
                 torch._foreach_mul_(same, 1 - group["lr"] * group["weight_decay"])
                 scale = group["lr"] * math.sqrt(max(1, rows / cols))
                 torch._foreach_add_(same, list(update.to(same[0].dtype).unbind()), alpha=-scale)

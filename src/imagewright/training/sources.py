@@ -23,9 +23,7 @@ ENCODE_ROWS = 256
 class PixelSource:
     """Pixels, captions and styles of a folder at `size` pixels; a step is a pure function of (seed, step)."""
 
-    def __init__(
-        self, folder: CaptionedFolder, size: int, tokenizer: Tokenizer, scenes_share: float = 0.3
-    ) -> None:
+    def __init__(self, folder: CaptionedFolder, size: int, tokenizer: Tokenizer, scenes_share: float = 0.3) -> None:
         self.folder, self.size, self.tokenizer, self.scenes_share = folder, size, tokenizer, scenes_share
         self.manifest_hash = folder.manifest
 
@@ -106,9 +104,7 @@ def cache_latents(
         normal = (raw - encoder.mean.cpu()) / encoder.std.cpu()
         out.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        save_file(
-            {"latents": normal.half(), "mean": encoder.mean.cpu(), "std": encoder.std.cpu()}, str(partial)
-        )
+        save_file({"latents": normal.half(), "mean": encoder.mean.cpu(), "std": encoder.std.cpu()}, str(partial))
         partial.replace(path)
     with safe_open(str(path), framework="pt") as file:
         encoder.mean.copy_(file.get_tensor("mean"))

@@ -38,9 +38,7 @@ class TrainState:
         self.step = 0
         covered = {p for optimizers in self.optimizers.values() for p in optimizers.parameters}
         if idle := [self.names[p] for p in self.trainable if p not in covered]:
-            raise TrainingError(
-                f"No phase trains {', '.join(idle)}.", "Add them to param_groups or freeze them."
-            )
+            raise TrainingError(f"No phase trains {', '.join(idle)}.", "Add them to param_groups or freeze them.")
 
     @contextmanager
     def only(self, parameters: Sequence[Tensor]) -> Iterator[None]:

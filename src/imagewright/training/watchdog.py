@@ -17,9 +17,7 @@ from imagewright.errors import DivergedError, TrainingError
 WINDOW = 500  # steps that the running median looks back on
 FACTOR = 10.0  # a loss this many times the median is out of order,
 PATIENCE = 50  # and this many in a row are a divergence
-OVERFIT = (
-    3  # this many held-out losses in a row above the best, while the training loss falls, are worth a warning
-)
+OVERFIT = 3  # this many held-out losses in a row above the best, while the training loss falls, are worth a warning
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 
 
@@ -46,9 +44,7 @@ class Watchdog:
         usual = max(statistics.median(self.losses), 1e-3 * self.first) if self.losses else loss
         self.high = self.high + 1 if 0 < FACTOR * usual < loss else 0
         if self.high >= PATIENCE:
-            raise self._diverged(
-                f"the loss has been above {FACTOR:g} times its median for {PATIENCE} steps ({step=})"
-            )
+            raise self._diverged(f"the loss has been above {FACTOR:g} times its median for {PATIENCE} steps ({step=})")
         if not self.high:
             self.losses.append(loss)
 
@@ -56,9 +52,7 @@ class Watchdog:
         """Raises DivergedError if any of `tensors` holds a NaN or an infinity."""
         floats = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
         if not all(bool(norm.isfinite()) for norm in torch._foreach_norm(floats, math.inf)):
-            raise self._diverged(
-                f"a weight, its average or its optimiser state is not finite after step {step}"
-            )
+            raise self._diverged(f"a weight, its average or its optimiser state is not finite after step {step}")
 
     def overfitting(self, heldout: float) -> bool:
         """Whether the held-out loss rises while the training loss falls. Call once for each held-out loss."""
