@@ -124,10 +124,11 @@ def export(
     out_dir: _Out,
     name: Annotated[str | None, typer.Option(help="The model's name. Default: the folder's.")] = None,
     int8: Annotated[bool, typer.Option(help="Store the weights in 8 bits: a quarter of the size, faster.")] = True,
+    card: Annotated[Path | None, typer.Option(help="A Markdown file to go with it as its README.")] = None,
 ) -> None:
     """Turn a trained run into a model that needs no torch."""
     with _train_extra("Exporting"):
         from imagewright.export import export as run_export
 
-        run_export(run_dir, out_dir, name=name or out_dir.name, int8=int8)
+        run_export(run_dir, out_dir, name=name or out_dir.name, int8=int8, card=card)
     say(f'{out_dir}: ready. Next: imagewright generate --model {out_dir} "a red fox"')

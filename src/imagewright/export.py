@@ -5,7 +5,7 @@
     denoiser.onnx   x, t, text, pooled, text_mask, style, known, mask -> denoised (one row, or two if guided)
     decoder.onnx    x -> pixels (premultiplied RGBA in about [-1, 1])
     encoder.onnx    pixels -> x
-    README.md       the model card, if the run has one
+    README.md       the model card, if one is given
 
 With `int8` the weights of matrix products and convolutions are stored in 8 bits, one scale per output channel. The
 matrix products of the denoiser also run in 8 bits (activations quantised on the fly); convolutions and the text
@@ -36,13 +36,16 @@ from imagewright.training.checkpoint import load_model, open_model
 
 FORMAT = 1
 OPSET = 17
+DEFAULT_SIDE = 256  # a smaller picture is enlarged to this unless a size is asked for
 DENOISER_INPUTS = ("x", "t", "text", "pooled", "text_mask", "style", "known", "mask")
 
 
-def export(run_dir: Path, out_dir: Path, *, name: str, int8: bool = True, summary: str = "") -> Path:
+def export(
+    run_dir: Path, out_dir: Path, *, name: str, int8: bool = True, summary: str = "", card: Path | None = None
+) -> Path:
     """Write the averaged weights of `run_dir` as an ONNX folder `out_dir`, and return it.
 
-    Raises ModelNotFoundError, ModelCorruptError, and ModelError for a technique that cannot be exported.
+    `card` is a Markdown file to go with it as its README. Raises ModelNotFoundError, ModelCorruptError, and ModelError for a technique that cannot be exported.
     """
     technique = load_model(run_dir, ema=True)
     if not isinstance(technique, Diffusion):
@@ -59,8 +62,8 @@ def export(run_dir: Path, out_dir: Path, *, name: str, int8: bool = True, summar
         _to_onnx(module, example, inputs, outputs, file)
         if int8:
             (_dynamic_int8 if part == "denoiser" else _stored_int8)(file)
-    if (Path(run_dir) / "README.md").exists():
-        shutil.copy(Path(run_dir) / "README.md", partial / "README.md")
+    if card is not None:
+        shutil.copy(card, partial / "README.md")
     description = _describe(technique, run_config, path, name, summary, int8)
     description["files"] = {f.name: _digest(f) for f in sorted(partial.iterdir())}
     (partial / "model.json").write_text(json.dumps(description, indent=1) + "\n", "utf-8")
@@ -181,6 +184,7 @@ def _describe(
         "summary": summary or f"Text to pictures with transparent background, {side}x{side} pixels.",
         "licence": "Apache-2.0",
         "size": [side, side],
+        "default_size": [max(side, DEFAULT_SIDE)] * 2,
         "latent": list(technique.encoder.shape),
         "process": config.process,
         "styles": list(STYLES),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from PIL import Image
@@ -108,12 +108,14 @@ class Adjustment:
 class Capabilities:
     """What a model can do, declared once and checked for every request.
 
-    `size` is the native (width, height); `any_size`: other sizes are made by resampling the native picture.
+    `size` is the native (width, height); `any_size`: other sizes are made by resampling the native picture;
+    `default_size` is what a request without a size gets (None: the native one).
     `max_prompt_tokens` 0 means unknown. `styles` and `samplers` list the allowed names; empty: the field is unused.
     """
 
     size: tuple[int, int]
     any_size: bool = True
+    default_size: tuple[int, int] | None = None
     max_n: int = MAX_N
     seed: bool = True
     negative_prompt: bool = False
@@ -134,7 +136,8 @@ class ImageResult:
     """The pictures of one request, in order, with a record of how each was made.
 
     `images[i]` belongs to `records[i]` (plain JSON values: prompt, model, model hash, seed, steps, size, ...).
-    Iterating, indexing and len() go over the pictures.
+    `size` is the (width, height) to deliver: the asked one or the model's default; an engine's own pictures may
+    still have the model's native size. Iterating, indexing and len() go over the pictures.
     """
 
     images: tuple[Image.Image, ...]
@@ -142,8 +145,8 @@ class ImageResult:
     model: str
     engine: str
     adjustments: tuple[Adjustment, ...] = ()
+    size: tuple[int, int] | None = None
     seconds: float = 0.0
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Image.Image]:
         return iter(self.images)

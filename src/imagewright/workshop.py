@@ -30,8 +30,7 @@ class Workshop:
         engine, model = self.catalog.find(request.model)
         result = engine.generate(replace(request, model=model), progress)
         adjustments = (*result.adjustments, *upscale.unmet(result.images, request))
-        if any(adjustment.field == "size" for adjustment in adjustments):
-            request = replace(request, size=None)
+        request = replace(request, size=result.size)
         told = {"adjustments": record.plain(adjustments)}
         pairs = zip(result.images, result.records, strict=True)
         finished = [_finish(image, {**made, **told}, request) for image, made in pairs]

@@ -214,6 +214,7 @@ def _info(path: Path) -> ModelInfo:
         licence=found["licence"],
         capabilities=Capabilities(
             size=tuple(found["size"]),
+            default_size=tuple(found["default_size"]),
             negative_prompt=True,
             steps=True,
             guidance=True,

@@ -79,6 +79,7 @@ class Engine(ABC):
             model=model.name,
             engine=self.name,
             adjustments=tuple(adjustments),
+            size=adapted.size,
             seconds=seconds,
         )
 
@@ -120,7 +121,7 @@ def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[
     if request.seed is not None and not can.seed:
         bend("seed", None, "this model takes no seed; the picture cannot be made again exactly")
     if request.size is None:
-        changes["size"] = can.size
+        changes["size"] = can.default_size or can.size
     elif request.size != can.size and not can.any_size:
         bend("size", can.size, "this model makes one size only")
     if can.seed and request.seed is None:

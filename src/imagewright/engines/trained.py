@@ -25,11 +25,11 @@ class TrainedEngine(Engine):
     name = "trained"
 
     def __init__(self) -> None:
-        self._loaded: dict[str, Diffusion] = {}
+        self._loaded: dict[str, tuple[Diffusion, ModelInfo]] = {}
 
     def models(self) -> Sequence[ModelInfo]:
         """Those used so far: runs are found by their path only."""
-        return [self._info(path, technique) for path, technique in self._loaded.items()]
+        return [info for _, info in self._loaded.values()]
 
     def find(self, name: str | None) -> ModelInfo:
         """The run at path `name`. Raises ModelNotFoundError, ModelCorruptError, ModelError."""
@@ -42,8 +42,8 @@ class TrainedEngine(Engine):
                     f"{name} holds a {type(technique).__name__}, which makes no pictures from words.",
                     "Give the folder of a diffusion run.",
                 )
-            self._loaded[name] = technique
-        return self._info(name, self._loaded[name])
+            self._loaded[name] = technique, self._info(name, technique)
+        return self._loaded[name][1]
 
     def _info(self, name: str, technique: Diffusion) -> ModelInfo:
         path, run = open_model(name)
@@ -74,7 +74,7 @@ class TrainedEngine(Engine):
     def _generate(
         self, request: ImageRequest, model: ModelInfo, progress: Progress | None
     ) -> tuple[list[Image.Image], list[Adjustment]]:
-        technique = self._loaded[model.extra["path"]]
+        technique, _ = self._loaded[model.extra["path"]]
         style = STYLES.index(request.style) if request.style else 0
         pictures = technique.sample(
             Cond([request.prompt] * request.n, [style] * request.n, [request.negative_prompt] * request.n),

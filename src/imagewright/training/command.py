@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Mapping
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from imagewright.data.loader import CaptionedFolder
 from imagewright.errors import TrainingError
 from imagewright.models import registry
 from imagewright.models.diffusion import Diffusion, DiffusionConfig
-from imagewright.models.encoders import KLLatents
+from imagewright.models.encoders import KLLatents, LatentsConfig
 from imagewright.models.technique import Cond, Technique
 from imagewright.models.text import load_pretrained
 from imagewright.models.vae import Autoencoder
@@ -27,12 +27,10 @@ from imagewright.training.loop import Preview, TrainReport, train
 from imagewright.training.presets import PRESETS, Preset
 from imagewright.training.sources import LatentSource, PixelSource, cache_latents
 
-log = logging.getLogger(__name__)
 PREVIEW_PROMPTS = (
     "red apple", "cat face", "dog", "rocket", "pizza", "house", "sunflower", "fire engine",
     "smiling face with sunglasses", "a blue cat", "three red apples", "a fox to the left of a tree",
 )  # fmt: skip
-PREVIEW_STYLES = ("noto", "fluent", "flat", "twemoji")
 
 
 def run(technique: str, data: Path, preset: str | None, out: Path, overrides: Mapping[str, str]) -> TrainReport:
@@ -48,6 +46,9 @@ def run(technique: str, data: Path, preset: str | None, out: Path, overrides: Ma
     model = _changed(found.model, scopes["model"])
     if isinstance(model, DiffusionConfig):
         model = dataclasses.replace(model, network=_changed(model.network, scopes["network"]))
+        if isinstance(model.encoder, LatentsConfig):
+            autoencoder = _changed(model.encoder.autoencoder, scopes["autoencoder.model"])
+            model = dataclasses.replace(model, encoder=LatentsConfig(autoencoder))
         return _train_diffusion(model, found, folder, out, scopes, preset or "cpu")
     source = PixelSource(folder, model.size, Tokenizer(), found.scenes_share)
     technique_ = _on_device(_seeded(model, found.train))
@@ -150,11 +151,9 @@ def _reconstructions(source: PixelSource) -> Preview:
 
 
 def _prompts(folder: CaptionedFolder) -> Preview:
-    styles = sorted({r.get("style", "") for r in folder.records} & set(PREVIEW_STYLES), key=PREVIEW_STYLES.index)
-    cond = Cond(
-        PREVIEW_PROMPTS * max(1, len(styles)),
-        [STYLES.index(s) for s in styles or ["any"] for _ in PREVIEW_PROMPTS],
-    )
+    """Fixed prompts, once in no particular style and once in the data's styles by turns."""
+    styles = sorted({STYLES.index(r["style"]) for r in folder.records if r.get("style") in STYLES}) or [0]
+    cond = Cond(PREVIEW_PROMPTS * 2, [0] * len(PREVIEW_PROMPTS) + list(islice(cycle(styles), len(PREVIEW_PROMPTS))))
 
     def preview(technique: Technique, step: int, path: Path) -> None:
         pictures = technique.sample(cond, seeds=[0] * len(cond.prompts))

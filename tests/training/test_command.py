@@ -1,0 +1,110 @@
+"""`imagewright train` from a folder of pictures: two stages, resumed, and clear words about what is wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from imagewright.data.loader import CaptionedFolder
+from imagewright.errors import TrainingError
+from imagewright.models.encoders import KLLatents, LatentsConfig
+from imagewright.text import Tokenizer
+from imagewright.training.checkpoint import load_model
+from imagewright.training.command import grid, run
+from imagewright.training.presets import PRESETS
+from imagewright.training.sources import LatentSource, PixelSource, cache_latents
+
+QUICK = {
+    "steps": "3",
+    "batch": "8",
+    "sample_every": "0",
+    "heldout_every": "2",
+    "autoencoder.steps": "3",
+    "autoencoder.batch": "8",
+    "autoencoder.sample_every": "3",
+    "autoencoder.heldout_every": "0",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty discs and squares named by what they show."""
+    out = tmp_path_factory.mktemp("pictures")
+    for i in range(40):
+        picture = Image.new("RGBA", (48, 48))
+        draw = ImageDraw.Draw(picture)
+        colour = ("red", "green", "blue", "orange")[i % 4]
+        shape = (draw.ellipse, draw.rectangle)[i % 2]
+        shape((4 + i // 4, 6, 30 + i // 4, 40), fill=colour)
+        picture.save(out / f"{colour}_{('disc', 'square')[i % 2]}-{i:02d}.png")
+    return out
+
+
+def test_two_stages_train_and_the_same_command_goes_on(folder: Path, tmp_path: Path) -> None:
+    first = run("diffusion", folder, "tiny", tmp_path / "run", QUICK)
+    assert (first.step, first.reason) == (3, "steps")
+    assert (tmp_path / "run" / "autoencoder" / "samples" / "step-00000003.png").exists()
+    again = run("diffusion", folder, "tiny", tmp_path / "run", {**QUICK, "steps": "5"})
+    assert again.step == 5
+    model = load_model(tmp_path / "run")
+    autoencoder = load_model(tmp_path / "run" / "autoencoder")
+    for name, tensor in autoencoder.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[f"encoder.autoencoder.{name}"])
+
+
+def test_overrides_reach_the_model(folder: Path, tmp_path: Path) -> None:
+    changed = {**QUICK, "network.depth": "1", "model.prediction": "flow", "autoencoder.model.latent": "4"}
+    run("diffusion", folder, "tiny", tmp_path / "run", changed)
+    config = load_model(tmp_path / "run").config
+    assert (config.network.depth, config.prediction, config.encoder.autoencoder.latent) == (1, "flow", 4)
+
+
+@pytest.mark.parametrize(
+    "technique,preset,overrides,told",
+    [
+        ("painting", "tiny", {}, "painting"),
+        ("diffusion", "huge", {}, "huge"),
+        ("diffusion", "tiny", {"stepz": "3"}, "stepz"),
+        ("diffusion", "tiny", {"steps": "many"}, "many"),
+        ("diffusion", "tiny", {"steps": "0"}, "steps"),
+        ("diffusion", "tiny", {"wings.steps": "3"}, "wings"),
+    ],
+)
+def test_mistakes_are_named(
+    folder: Path, tmp_path: Path, technique: str, preset: str, overrides: dict[str, str], told: str
+) -> None:
+    with pytest.raises(TrainingError, match=told) as caught:
+        run(technique, folder, preset, tmp_path / "run", overrides)
+    assert caught.value.fix
+
+
+def test_cached_latents_are_those_of_the_autoencoder(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = PRESETS["autoencoder"]["tiny"].model
+    pictures, encoder = CaptionedFolder(folder), KLLatents(LatentsConfig(config)).eval()
+    cache = cache_latents(encoder, pictures, config.size, tmp_path)
+    assert cache_latents(encoder, pictures, config.size, tmp_path) == cache
+    latents = LatentSource(pictures, config.size, Tokenizer(), cache).batch(0, 1, 0, 8, 8)
+    pixels = PixelSource(pictures, config.size, Tokenizer()).batch(0, 1, 0, 8, 8)
+    assert latents.captions == pixels.captions
+    torch.testing.assert_close(latents.latents, encoder.encode(pixels.pixels), atol=0.1, rtol=0)  # cached in bf16
+    everything = encoder.encode(pictures.pixels(np.arange(len(pictures)), config.size))
+    torch.testing.assert_close(everything.mean((0, 2, 3)), torch.zeros(config.latent), atol=0.05, rtol=0)
+    torch.testing.assert_close(everything.std((0, 2, 3)), torch.ones(config.latent), atol=0.05, rtol=0)
+
+
+def test_two_halves_of_a_batch_are_the_whole(folder: Path) -> None:
+    source = PixelSource(CaptionedFolder(folder), 16, Tokenizer())
+    whole, second = source.batch(3, 5, 0, 8, 8), source.batch(3, 5, 4, 8, 8)
+    assert second.captions == whole.captions[4:]
+    assert torch.equal(second.pixels, whole.pixels[4:])
+
+
+def test_the_grid_lays_transparent_pictures_on_white() -> None:
+    clear, red = torch.full((4, 8, 8), -1.0), torch.tensor([1.0, -1.0, -1.0, 1.0])[:, None, None].expand(4, 8, 8)
+    sheet = grid(torch.stack([clear, red, red]), columns=2)
+    assert sheet.size == (16, 16)
+    assert sheet.getpixel((0, 0)) == (255, 255, 255) and sheet.getpixel((8, 0)) == (255, 0, 0)
+    assert sheet.getpixel((15, 15)) == (255, 255, 255)
