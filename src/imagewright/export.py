@@ -1,7 +1,7 @@
 """A trained run becomes a folder that the embedded engine runs without torch.
 
     model.json      what it is: sizes, defaults, styles, training data, sha256 of every other file
-    text.onnx       ids, grams, text_mask -> text, pooled
+    text.onnx       vectors, grams, text_mask -> text, pooled       (vectors: see imagewright.text.WordVectors)
     denoiser.onnx   x, t, text, pooled, text_mask, style, known, mask -> denoised (one row, or two if guided)
     decoder.onnx    x -> pixels (premultiplied RGBA in about [-1, 1])
     encoder.onnx    pixels -> x
@@ -32,11 +32,13 @@ from imagewright import __version__
 from imagewright.data.batch import STYLES
 from imagewright.errors import ModelError
 from imagewright.models.diffusion import Diffusion
+from imagewright.text import GRAMS_PER_PIECE, WordVectors
 from imagewright.training.checkpoint import load_model, open_model
 
 FORMAT = 1
 OPSET = 17
 DEFAULT_SIDE = 256  # a smaller picture is enlarged to this unless a size is asked for
+OUTPUT_AXIS = {"Conv": 0, "MatMul": -1, "Gemm": 0, "Gather": 0}  # of the weights of these operations
 DENOISER_INPUTS = ("x", "t", "text", "pooled", "text_mask", "style", "known", "mask")
 
 
@@ -45,7 +47,8 @@ def export(
 ) -> Path:
     """Write the averaged weights of `run_dir` as an ONNX folder `out_dir`, and return it.
 
-    `card` is a Markdown file to go with it as its README. Raises ModelNotFoundError, ModelCorruptError, and ModelError for a technique that cannot be exported.
+    `card` is a Markdown file to go with it as its README. Raises ModelNotFoundError, ModelCorruptError, and ModelError
+    for a technique that cannot be exported.
     """
     technique = load_model(run_dir, ema=True)
     if not isinstance(technique, Diffusion):
@@ -89,15 +92,20 @@ _Graph = tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]
 def _graphs(technique: Diffusion) -> dict[str, _Graph]:
     """Each part with example inputs for two rows, and the names of its inputs and outputs."""
     text, shape = technique.config.text, technique.encoder.shape
-    ids = torch.zeros(2, text.max_tokens, dtype=torch.long)
-    grams, mask = torch.zeros(*ids.shape, 8, dtype=torch.long), torch.ones_like(ids, dtype=torch.bool)
+    rows = (2, text.max_tokens)
+    grams, mask = torch.zeros(*rows, GRAMS_PER_PIECE, dtype=torch.long), torch.ones(rows, dtype=torch.bool)
     x, cells = torch.randn(2, *shape), torch.zeros(2, 1, *shape[1:])
-    tokens, pooled = torch.randn(*ids.shape, text.width), torch.randn(2, text.width)
+    tokens, pooled = torch.randn(*rows, text.width), torch.randn(2, text.width)
     inputs = (x, torch.rand(2), tokens, pooled, mask, torch.zeros(2, dtype=torch.long), x, cells)
     with torch.no_grad():
         pixels = technique.encoder.decode(x)
     return {
-        "text": (technique.text, (ids, grams, mask), ("ids", "grams", "text_mask"), ("text", "pooled")),
+        "text": (
+            _Call(technique.text, technique.text.contextual),
+            (torch.randn(*rows, text.table_dim), grams, mask),
+            ("vectors", "grams", "text_mask"),
+            ("text", "pooled"),
+        ),
         "denoiser": (
             _Call(technique, lambda *a: technique._estimate(*a)[0]),
             inputs,
@@ -153,10 +161,9 @@ def _stored_int8(file: Path) -> None:
     weights = {w.name: w for w in graph.initializer if w.data_type == TensorProto.FLOAT}
     axes: dict[str, int] = {}  # weight -> the axis of its output channels
     for node in graph.node:
-        axis = {"Conv": 0, "MatMul": -1, "Gemm": 0, "Gather": 0}.get(node.op_type)
-        for used in node.input if axis is not None else ():
+        for used in node.input if node.op_type in OUTPUT_AXIS else ():
             if used in weights and len(weights[used].dims) >= 2:
-                axes[used] = axis % len(weights[used].dims)
+                axes[used] = OUTPUT_AXIS[node.op_type] % len(weights[used].dims)
     for name, axis in axes.items():
         array = numpy_helper.to_array(weights[name])
         others = tuple(i for i in range(array.ndim) if i != axis)
@@ -189,6 +196,7 @@ def _describe(
         "process": config.process,
         "styles": list(STYLES),
         "max_tokens": config.text.max_tokens,
+        "word_vectors": WordVectors().digest,
         "weights": "int8" if int8 else "float32",
         "parameters": sum(p.numel() for p in technique.parameters()),
         "defaults": {

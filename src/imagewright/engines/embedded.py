@@ -23,7 +23,7 @@ from imagewright.engines.engine import Engine, ModelInfo, Progress, seed_of
 from imagewright.errors import ModelCorruptError, ModelNotFoundError
 from imagewright.models.samplers import PROCESSES, SAMPLERS, guided, noise_source
 from imagewright.request import Adjustment, Capabilities, ImageRequest
-from imagewright.text import Tokenizer
+from imagewright.text import Tokenizer, WordVectors
 
 FORMAT = 1
 PARTS = ("text", "denoiser", "decoder")
@@ -74,6 +74,16 @@ class ExportedModel:
         """(C, h, w) of what the denoiser works on."""
         return tuple(self.description["latent"])
 
+    @cached_property
+    def vectors(self) -> WordVectors:
+        """The word vectors that the text encoder was made for. Raises ModelCorruptError if these are others."""
+        vectors = WordVectors()
+        if vectors.digest != self.description["word_vectors"]:
+            raise ModelCorruptError(
+                f"{self.folder} was made for other word vectors.", "Use the version of imagewright that made it."
+            )
+        return vectors
+
     def run(self, part: str, **inputs: NDArray[Any]) -> list[Floats]:
         """The outputs of text, denoiser, decoder or encoder."""
         if part not in self._sessions:
@@ -111,7 +121,7 @@ class ExportedModel:
         """The denoiser's inputs but x and t, two rows each (the wanted and the avoided), and what was cut off."""
         texts, limit = [request.prompt, request.negative_prompt], self.description["max_tokens"]
         ids, grams, mask, cut = self.tokenizer.encode(texts, limit)
-        text, pooled = self.run("text", ids=ids, grams=grams, text_mask=mask)
+        text, pooled = self.run("text", vectors=self.vectors(ids), grams=grams, text_mask=mask)
         style = self.description["styles"].index(request.style) if request.style else 0
         adjustments = [
             Adjustment(field, f"{limit + more} tokens", f"{limit} tokens", "the model reads no further")

@@ -13,7 +13,7 @@ t = 0 is data and t = 1 is noise, everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from imagewright.data.batch import Batch, Draws, TextTokens
 from imagewright.models.dit import DiT, DiTConfig
 from imagewright.models.encoders import LatentsConfig, PixelsConfig, build_encoder
-from imagewright.models.samplers import PROCESSES, SAMPLERS, Process, guided, noise_source
+from imagewright.models.samplers import PROCESSES, SAMPLERS, Denoise, Process, guided, noise_source
 from imagewright.models.technique import Cond, Technique
 from imagewright.models.text import TextConfig, TextEncoder
 from imagewright.text import Tokenizer
@@ -99,7 +99,10 @@ class Diffusion(Technique):
     def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         """The mean squared error of the prediction (for x0: of the velocity it implies), over (C, h, w)."""
         assert batch.text is not None and batch.style is not None
-        x0 = batch.latents if batch.latents is not None else self.encoder.encode(batch.pixels)
+        x0 = batch.latents
+        if x0 is None:
+            assert batch.pixels is not None
+            x0 = self.encoder.encode(batch.pixels)
         draws, config = batch.draws, self.config
         t = torch.sigmoid(config.t_mean + config.t_std * draws.randn()).to(x0)  # (B,)
         noise = draws.randn(*x0.shape[1:]).to(x0)
@@ -139,47 +142,50 @@ class Diffusion(Technique):
         `known` (1, 4, H, W) and `mask` (1, 1, h, w; 1 where the latent cell is known) ask for a fill. `on_step` is
         called with (steps done, steps in all).
         """
-        device = next(self.parameters()).device
-        tokenizer = Tokenizer()
-        negative = cond.negative or [""] * len(seeds)
-        shape = self.encoder.shape
-        times = self.process.times(steps or self.config.steps)
-        latents = self.encoder.encode(known.to(device)) if known is not None else torch.zeros(1, *shape, device=device)
-        cells = mask.to(device) if mask is not None else torch.zeros(1, 1, *shape[1:], device=device)
-        rows = []
-        for prompt, avoid, style, seed in zip(cond.prompts, negative, cond.style, seeds, strict=True):
-            ids, grams, token_mask, _ = tokenizer.encode([prompt, avoid], self.config.text.max_tokens)
-            token_mask_t = torch.from_numpy(token_mask).to(device)
-            tokens, pooled = self.text(
-                torch.from_numpy(ids).to(device), torch.from_numpy(grams).to(device), token_mask_t
-            )
-            styles = torch.tensor([style, 0], device=device)
-
-            def estimate(
-                x: Tensor,
-                t: float,
-                rows: int,
-                _c: tuple[Tensor, ...] = (tokens, pooled, token_mask_t, styles),
-            ) -> Tensor:
-                expand = (x.expand(rows, -1, -1, -1), torch.full((rows,), t, device=device))
-                extra = (latents.expand(rows, -1, -1, -1), cells.expand(rows, -1, -1, -1))
-                return self._estimate(*expand, *(c[:rows] for c in _c), *extra)[0]
-
-            denoise = guided(
-                lambda x, t: estimate(x, t, 1),
-                lambda x, t: estimate(x, t, 2).split(1),
-                self.config.guidance if guidance is None else guidance,
-                interval or self.config.interval,
-            )
-            source = noise_source(seed, (1, *shape))
-            noise = lambda source=source: torch.from_numpy(source()).to(device)  # noqa: E731
-            x = SAMPLERS[sampler or self.config.sampler](
+        device, config, shape = next(self.parameters()).device, self.config, self.encoder.shape
+        empty = torch.zeros(1, 1, *shape[1:], device=device)
+        latents = empty.expand(1, *shape) if known is None else self.encoder.encode(known.to(device))
+        cells = empty if mask is None else mask.to(device)
+        scale = config.guidance if guidance is None else guidance
+        times = self.process.times(steps or config.steps)
+        rows: list[Tensor] = []
+        for row, seed in enumerate(seeds):
+            avoid = cond.negative[row] if cond.negative else ""
+            condition = self._condition([cond.prompts[row], avoid], cond.style[row])
+            denoise = self._denoiser((*condition, latents, cells), scale, interval or config.interval)
+            noise = _torch_noise(seed, (1, *shape), device)
+            sampled = SAMPLERS[sampler or config.sampler](
                 denoise, self.process.start(noise()), times, self.process, noise
             )
-            rows.append(self.encoder.decode(x).float())
+            rows.append(self.encoder.decode(sampled).float())
             if on_step is not None:
                 on_step(len(rows), len(seeds))
         return torch.cat(rows).clamp(-1, 1)
+
+    def _condition(self, texts: list[str], style: int) -> tuple[Tensor, ...]:
+        """text, pooled, text_mask and style of two rows, the wanted and the avoided."""
+        device = next(self.parameters()).device
+        encoded = Tokenizer().encode(texts, self.config.text.max_tokens)[:3]
+        ids, grams, mask = (torch.from_numpy(array).to(device) for array in encoded)
+        return *self.text(ids, grams, mask), mask, torch.tensor([style, 0], device=device)
+
+    def _denoiser(self, condition: tuple[Tensor, ...], scale: float, interval: tuple[float, float]) -> Denoise:
+        """The guided estimate of x_0 of one picture; `condition`: one or two rows of what DiT.forward takes after t."""
+
+        def rows(x: Tensor, t: float, count: int) -> Tensor:
+            inputs = [c[:count].expand(count, *c.shape[1:]) for c in condition]
+            return self._estimate(x.expand(count, -1, -1, -1), torch.full((count,), t, device=x.device), *inputs)[0]
+
+        def both(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+            estimate = rows(x, t, 2)
+            return estimate[:1], estimate[1:]
+
+        return guided(lambda x, t: rows(x, t, 1), both, scale, interval)
+
+
+def _torch_noise(seed: int, shape: tuple[int, ...], device: torch.device) -> Callable[[], Tensor]:
+    source = noise_source(seed, shape)
+    return lambda: torch.from_numpy(source()).to(device)
 
 
 def fitted(config: DiffusionConfig) -> DiffusionConfig:

@@ -47,6 +47,9 @@ class Pixels(nn.Module):
 class KLLatents(nn.Module):
     """Latents of a frozen autoencoder, each channel shifted and scaled to zero mean and unit deviation."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: LatentsConfig) -> None:
         super().__init__()
         self.shape = config.autoencoder.latent_shape
@@ -70,4 +73,4 @@ class KLLatents(nn.Module):
 
 def build_encoder(config: PixelsConfig | LatentsConfig) -> Pixels | KLLatents:
     """The encoder that a config type names."""
-    return {PixelsConfig: Pixels, LatentsConfig: KLLatents}[type(config)](config)  # type: ignore[index]
+    return Pixels(config) if isinstance(config, PixelsConfig) else KLLatents(config)

@@ -113,9 +113,13 @@ class TextEncoder(nn.Module):
 
         L may be shorter than max_tokens. Vectors at masked places mean nothing; the caller masks them.
         """
+        return self.contextual(self.table(ids), grams, mask)
+
+    def contextual(self, vectors: Tensor, grams: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, from the table's vectors (B, L, table_dim)."""
         count = (grams > 0).sum(-1, keepdim=True).clamp(min=1)  # (B, L, 1)
         spelling = self.grams(grams).sum(2) / count  # (B, L, table_dim)
-        x = self.embed(self.table(ids) + spelling) + self.positions[: ids.shape[1]]  # (B, L, width)
+        x = self.embed(vectors + spelling) + self.positions[: vectors.shape[1]]  # (B, L, width)
         for layer in self.layers:
             x = layer(x, mask[:, None, None])
         tokens = self.norm(x)
