@@ -17,6 +17,7 @@ from imagewright.models.diffusion import Diffusion, DiffusionConfig
 from imagewright.models.dit import DiTConfig
 from imagewright.models.encoders import LatentsConfig
 from imagewright.models.technique import Cond
+from imagewright.models.text import load_pretrained
 from imagewright.models.vae import Autoencoder, AutoencoderConfig
 from imagewright.request import ImageRequest
 from imagewright.training.config import TrainConfig
@@ -34,6 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("export") / "run"
     torch.manual_seed(0)
     model = Diffusion(CONFIG)
+    model.text.load_state_dict(load_pretrained().state_dict())
     source = discs_source(16)
     for step in range(60):  # the autoencoder first, so that the decoder means something
         autoencoder = model.encoder.autoencoder.requires_grad_(True)
@@ -146,6 +148,13 @@ def test_an_autoencoder_alone_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError):
         export(tmp_path / "nothing", tmp_path / "model", name="x")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_model_with_other_word_vectors_is_not_exported(tmp_path: Path) -> None:
+    model = Diffusion(CONFIG)  # its table is random
+    train(model, discs_source(16), TrainConfig(batch=4, steps=1, precision="fp32"), tmp_path / "run")
+    with pytest.raises(ModelError, match="word vectors"):
+        export(tmp_path / "run", tmp_path / "model", name="x")
 
 
 def test_to_picture_undoes_premultiplication() -> None:

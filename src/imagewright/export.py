@@ -56,6 +56,11 @@ def export(
             f"A {type(technique).__name__} alone makes no pictures from words.",
             "Export the diffusion run that uses it.",
         )
+    vectors, table = WordVectors(), technique.text.table
+    if not np.array_equal(vectors.rows, table.rows.numpy()) or not np.allclose(vectors.scale, table.scale.numpy()):
+        raise ModelError(
+            f"{run_dir} was trained with other word vectors.", "Train it with this version of imagewright."
+        )
     path, run_config = open_model(run_dir)
     partial = out_dir.with_name(f".{out_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -68,6 +73,7 @@ def export(
     if card is not None:
         shutil.copy(card, partial / "README.md")
     description = _describe(technique, run_config, path, name, summary, int8)
+    description["word_vectors"] = vectors.digest
     description["files"] = {f.name: _digest(f) for f in sorted(partial.iterdir())}
     (partial / "model.json").write_text(json.dumps(description, indent=1) + "\n", "utf-8")
     shutil.rmtree(out_dir, ignore_errors=True)
@@ -196,7 +202,6 @@ def _describe(
         "process": config.process,
         "styles": list(STYLES),
         "max_tokens": config.text.max_tokens,
-        "word_vectors": WordVectors().digest,
         "weights": "int8" if int8 else "float32",
         "parameters": sum(p.numel() for p in technique.parameters()),
         "defaults": {

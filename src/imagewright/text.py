@@ -65,10 +65,10 @@ class WordVectors:
     """The frozen word-piece vectors that ship, for engines without torch. `digest` is the sha256 of their bytes."""
 
     def __init__(self) -> None:
-        with as_file(files("imagewright") / "assets" / "text" / "text.safetensors") as path:
-            with safe_open(str(path), framework="numpy") as file:
-                self.rows = file.get_tensor("table.rows")  # (vocab, dim) int8
-                self.scale = file.get_tensor("table.scale").astype(np.float32)  # (vocab, 1)
+        weights = files("imagewright") / "assets" / "text" / "text.safetensors"
+        with as_file(weights) as path, safe_open(str(path), framework="numpy") as file:
+            self.rows = file.get_tensor("table.rows")  # (vocab, dim) int8
+            self.scale = file.get_tensor("table.scale").astype(np.float32)  # (vocab, 1)
         self.digest = hashlib.sha256(self.rows.tobytes() + self.scale.tobytes()).hexdigest()
 
     def __call__(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
