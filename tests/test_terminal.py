@@ -22,7 +22,7 @@ from imagewright.pictures import open_picture
         ({"TERM_PROGRAM": "iTerm.app"}, "iterm2"),
         ({"TERM_PROGRAM": "WezTerm"}, "iterm2"),
         ({"TERM": "foot"}, "sixel"),
-        ({"TERM": "xterm-kitty", "TMUX": "/tmp/tmux"}, None),
+        ({"TERM": "xterm-kitty", "TMUX": "tmux"}, None),
         ({"TERM": "screen.xterm-kitty"}, None),
         ({"TERM": "xterm-256color"}, None),
         ({}, None),

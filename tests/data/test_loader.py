@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sticker_fixtures import read_records
 
-from imagewright.data.batch import STYLES, TextTokens
+from imagewright.data.batch import STYLES
 from imagewright.data.ledger import manifest_hash
 from imagewright.data.loader import CaptionedFolder, square
 from imagewright.errors import DataError, LicenceError
@@ -29,10 +29,7 @@ def test_a_step_is_a_pure_function_and_rows_are_slices_of_it(folder: CaptionedFo
     assert np.array_equal(whole[16:40], folder.indices(3, 11, 64, 16, 40))
     assert not np.array_equal(whole, folder.indices(3, 12, 64))
     assert not np.array_equal(whole, folder.indices(4, 11, 64))
-    all_rows, some = (folder.batch(3, 11, 64, a, b, size=16) for a, b in ((0, 64), (16, 40)))
-    assert all_rows.captions[16:40] == some.captions
-    assert torch.equal(all_rows.pixels[16:40], some.pixels)
-    assert len(some) == 24
+    assert folder.captions(3, 11, whole)[16:40] == folder.captions(3, 11, whole[16:40], start=16)
 
 
 def test_only_training_pictures_by_concept_then_style_then_tone(folder: CaptionedFolder) -> None:
@@ -73,23 +70,12 @@ def test_pixels_are_premultiplied_and_match_the_files(folder: CaptionedFolder) -
     straight = np.asarray(Image.open(folder.path / record["file_name"]), np.float64)
     wanted = straight[..., :3] * straight[..., 3:] / 255
     assert np.abs(packed[5][..., :3] - wanted).max() <= 1
-    batch = folder.batch(0, 0, 8, size=16)
-    assert batch.pixels.shape == (8, 4, 16, 16) and batch.pixels.dtype == torch.float32
-    assert batch.pixels.min() >= -1 and batch.pixels.max() <= 1
-    assert (batch.pixels[:, :3] <= batch.pixels[:, 3:]).all()
-    styles = [STYLES[i] for i in batch.style]
-    assert styles == [folder.records[i]["style"] for i in folder.indices(0, 0, 8)]
-    assert batch.text is None
-
-
-def test_a_tokenizer_is_passed_in(folder: CaptionedFolder) -> None:
-    def lengths(captions: list[str]) -> TextTokens:
-        ids = torch.tensor([[len(caption)] for caption in captions])
-        return TextTokens(ids, ids[..., None], ids > 0)
-
-    batch = folder.batch(0, 0, 4, size=16, tokenize=lengths)
-    assert batch.text is not None
-    assert batch.text.ids[:, 0].tolist() == [len(caption) for caption in batch.captions]
+    chosen = folder.indices(0, 0, 8)
+    pixels = folder.pixels(chosen, 16)
+    assert pixels.shape == (8, 4, 16, 16) and pixels.dtype == torch.float32
+    assert pixels.min() >= -1 and pixels.max() <= 1
+    assert (pixels[:, :3] <= pixels[:, 3:]).all()
+    assert [STYLES[i] for i in folder.styles(chosen)] == [folder.records[i]["style"] for i in chosen]
 
 
 def test_packs_are_kept_per_size_and_made_anew_when_the_manifest_changes(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from imagewright.data.batch import STYLES, Batch, Draws, TextTokens
+from imagewright.data.batch import STYLES
 from imagewright.data.captions import caption
 from imagewright.data.folder import MAX_PIXELS, prepare
 from imagewright.data.ledger import check_training
 from imagewright.data.splits import HOLDOUT, STYLE_HOLDOUT, TRAIN
 from imagewright.errors import DataError
 
-Tokenize = Callable[[list[str]], TextTokens]
 CHUNK = 256
 
 
@@ -80,31 +79,6 @@ class CaptionedFolder:
             if record["split"] in (STYLE_HOLDOUT, HOLDOUT) and not record.get("tone")
         ]
         return np.random.default_rng(seed).permutation(np.array(held, np.int64))[:n]
-
-    def batch(
-        self,
-        seed: int,
-        step: int,
-        batch: int,
-        start: int = 0,
-        stop: int | None = None,
-        *,
-        size: int,
-        tokenize: Tokenize | None = None,
-        scenes_share: float = 0.3,
-        tones_share: float = 0.25,
-    ) -> Batch:
-        """Rows [start, stop) of a step's global batch, at `size` pixels; `text` only with `tokenize`."""
-        stop = batch if stop is None else stop
-        chosen = self.indices(seed, step, batch, start, stop, scenes_share, tones_share)
-        captions = self.captions(seed, step, chosen, start)
-        return Batch(
-            draws=Draws(seed, step, start, stop, batch),
-            pixels=self.pixels(chosen, size),
-            text=tokenize(captions) if tokenize else None,
-            style=self.styles(chosen),
-            captions=tuple(captions),
-        )
 
     def captions(self, seed: int, step: int, chosen: Sequence[int] | NDArray[np.int64], start: int = 0) -> list[str]:
         """Captions of the `chosen` pictures, which are the rows from `start` of a step's global batch."""
