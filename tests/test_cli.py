@@ -288,7 +288,7 @@ def test_missing_torch_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr("imagewright.cli_training.find_spec", lambda name: None)
     monkeypatch.delitem(sys.modules, "imagewright.training.command", raising=False)
     monkeypatch.setitem(sys.modules, "imagewright.training", _WithoutTorch("imagewright.training"))
-    assert cli.run(["train", "vae", "--data", "."]) == 2
+    assert cli.run(["train", "--technique", "diffusion", "--data", "."]) == 2
     assert "imagewright[train]" in capsys.readouterr().err
 
 

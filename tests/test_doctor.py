@@ -47,7 +47,8 @@ def exported(folder: Path) -> None:
         "format": 1,
         "files": {name: {"sha256": sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()},
         **{"name": "tiny", "technique": "diffusion", "summary": "", "licence": "", "size": [8, 8]},
-        **{"styles": ["any"], "max_tokens": 8, "training": {"manifest": ""}},
+        **{"default_size": [8, 8], "latent": [4, 2, 2], "process": "flow", "word_vectors": ""},
+        **{"styles": {}, "max_tokens": 8, "training": {"manifest": ""}},
         "defaults": {"steps": 1, "guidance": 1},
     }
     (folder / "model.json").write_text(json.dumps(description))

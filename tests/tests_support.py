@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from imagewright.data.batch import STYLES, Batch, Draws
@@ -15,6 +17,7 @@ class DiscsSource:
     """Premultiplied coloured discs (B, 4, size, size) with true captions; a pure function of (seed, step)."""
 
     manifest_hash = "discs"
+    styles: ClassVar[dict[str, int]] = {"noto": STYLES.index("noto")}
 
     def __init__(self, size: int) -> None:
         self.size, self.tokenizer = size, Tokenizer()

@@ -12,6 +12,7 @@
     │   ├── IntegrityError        a download does not match its pinned hash
     │   └── LicenceError          a picture may not be trained on
     ├── TrainingError
+    │   ├── OptionError           no such technique, preset or option, or a value that cannot work
     │   ├── DivergedError         NaN, infinity or a run-away loss; names the last good checkpoint
     │   └── CheckpointError       no usable checkpoint
     ├── PictureError              a picture file cannot be read
@@ -90,6 +91,12 @@ class LicenceError(DataError):
 
 class TrainingError(ImagewrightError):
     """Training cannot start or go on."""
+
+
+class OptionError(TrainingError):
+    """There is no such technique, preset or option, or its value cannot work."""
+
+    exit_code = 2
 
 
 class DivergedError(TrainingError):

@@ -31,7 +31,6 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from imagewright import __version__
-from imagewright.data.batch import STYLES
 from imagewright.errors import ModelError
 from imagewright.models.diffusion import Diffusion
 from imagewright.text import GRAMS_PER_PIECE, WordVectors
@@ -211,7 +210,7 @@ def _describe(
         "default_size": [max(side, DEFAULT_SIDE)] * 2,
         "latent": list(technique.encoder.shape),
         "process": config.process,
-        "styles": list(STYLES),
+        "styles": run.get("styles", {}),
         "max_tokens": config.text.max_tokens,
         "weights": "int8" if int8 else "float32",
         "parameters": sum(p.numel() for p in technique.parameters()),

@@ -27,6 +27,10 @@ from imagewright.text import Tokenizer, WordVectors
 
 FORMAT = 1
 PARTS = ("text", "denoiser", "decoder")
+KEYS = {
+    *("name", "technique", "summary", "licence", "size", "default_size", "latent", "process", "styles"),
+    *("max_tokens", "word_vectors", "defaults", "training", "files"),
+}
 Floats = NDArray[np.float32]
 
 
@@ -122,7 +126,7 @@ class ExportedModel:
         texts, limit = [request.prompt, request.negative_prompt], self.description["max_tokens"]
         ids, grams, mask, cut = self.tokenizer.encode(texts, limit)
         text, pooled = self.run("text", vectors=self.vectors(ids), grams=grams, text_mask=mask)
-        style = self.description["styles"].index(request.style) if request.style else 0
+        style = self.description["styles"][request.style] if request.style else 0
         adjustments = [
             Adjustment(field, f"{limit + more} tokens", f"{limit} tokens", "the model reads no further")
             for field, more in zip(("prompt", "negative_prompt"), cut, strict=True)
@@ -180,10 +184,11 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ModelNotFoundError(f"There is no exported model in {folder}.", "Make one: imagewright export RUN DIR")
     try:
         description: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        known = description["format"] == FORMAT and {f"{part}.onnx" for part in PARTS} <= set(description["files"])
-    except (ValueError, KeyError, TypeError) as error:
+        known = description["format"] == FORMAT
+        complete = set(description) >= KEYS and set(description["files"]) >= {f"{part}.onnx" for part in PARTS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelCorruptError(f"{path} cannot be read: {error}.", "Export or install the model again.") from error
-    if not known:
+    if not known or not complete:
         raise ModelCorruptError(f"{path} is of another format.", "Use the version of imagewright that made it.")
     return description
 
@@ -229,7 +234,7 @@ def _info(path: Path) -> ModelInfo:
             steps=True,
             guidance=True,
             transparent=True,
-            styles=tuple(found["styles"][1:]),
+            styles=tuple(found["styles"]),
             samplers=tuple(SAMPLERS),
             max_prompt_tokens=found["max_tokens"],
             default_steps=defaults["steps"],

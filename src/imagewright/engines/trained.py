@@ -61,7 +61,7 @@ class TrainedEngine(Engine):
                 steps=True,
                 guidance=True,
                 transparent=True,
-                styles=STYLES[1:],
+                styles=tuple(run.get("styles", {})),
                 samplers=tuple(SAMPLERS),
                 max_prompt_tokens=config.text.max_tokens,
                 default_steps=config.steps,

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from imagewright.data.batch import STYLES
 from imagewright.data.loader import CaptionedFolder
-from imagewright.errors import TrainingError
+from imagewright.errors import OptionError
 from imagewright.models import registry
 from imagewright.models.diffusion import Diffusion, DiffusionConfig
 from imagewright.models.encoders import KLLatents, LatentsConfig
@@ -38,7 +37,7 @@ def run(technique: str, data: Path, preset: str | None, out: Path, overrides: Ma
 
     `overrides`: TrainConfig fields as text; with the prefix `autoencoder.` those of a latent model's first stage, with
     `model.` (or `network.`) those of the model's configuration. The same call goes on where it stopped.
-    Raises TrainingError on unknown names and values.
+    Raises OptionError on unknown names and values.
     """
     found = _preset(technique, preset or "cpu")
     scopes = _scopes(overrides)
@@ -81,13 +80,13 @@ def _train_diffusion(
         source: PixelSource = LatentSource(folder, size, tokenizer, cache, found.scenes_share)
     else:
         source = PixelSource(folder, size, tokenizer, found.scenes_share)
-    return train(technique, source, config, out, preview=_prompts(folder))
+    return train(technique, source, config, out, preview=_prompts(source))
 
 
 def _preset(technique: str, name: str) -> Preset:
     for word, table in ((technique, PRESETS), (name, PRESETS.get(technique, {}))):
         if word not in table:
-            raise TrainingError(f"There is no technique or preset {word!r}.", nearest(word, table))
+            raise OptionError(f"There is no technique or preset {word!r}.", nearest(word, table))
     return PRESETS[technique][name]
 
 
@@ -102,7 +101,7 @@ def _scopes(overrides: Mapping[str, str]) -> dict[str, dict[str, str]]:
     for key, value in overrides.items():
         scope, _, name = key.rpartition(".")
         if scope not in scopes:
-            raise TrainingError(f"Unknown option {key!r}.", nearest(scope, filter(None, scopes)))
+            raise OptionError(f"Unknown option {key!r}.", nearest(scope, filter(None, scopes)))
         scopes[scope][name] = value
     return scopes
 
@@ -113,7 +112,7 @@ def _changed(config: Any, changes: Mapping[str, str]) -> Any:
     values: dict[str, Any] = {}
     for name, text in changes.items():
         if name not in fields:
-            raise TrainingError(f"Unknown option {name!r}.", nearest(name, fields))
+            raise OptionError(f"Unknown option {name!r}.", nearest(name, fields))
         values[name] = _read(name, text, getattr(config, name))
     return dataclasses.replace(config, **values)
 
@@ -126,7 +125,7 @@ def _read(name: str, text: str, present: Any) -> Any:
             return tuple(_read(name, part, present[0]) for part in text.split(","))
         return type(present)(text) if present is not None else float(text)
     except (KeyError, ValueError) as error:
-        raise TrainingError(f"Cannot read {name}={text!r}.", f"Write it like {present!r}.") from error
+        raise OptionError(f"Cannot read {name}={text!r}.", f"Write it like {present!r}.") from error
 
 
 def _seeded(model: Any, config: TrainConfig) -> Technique:
@@ -150,9 +149,9 @@ def _reconstructions(source: PixelSource) -> Preview:
     return preview
 
 
-def _prompts(folder: CaptionedFolder) -> Preview:
+def _prompts(source: PixelSource) -> Preview:
     """Fixed prompts, once in no particular style and once in the data's styles by turns."""
-    styles = sorted({STYLES.index(r["style"]) for r in folder.records if r.get("style") in STYLES}) or [0]
+    styles = list(source.styles.values()) or [0]
     cond = Cond(PREVIEW_PROMPTS * 2, [0] * len(PREVIEW_PROMPTS) + list(islice(cycle(styles), len(PREVIEW_PROMPTS))))
 
     def preview(technique: Technique, step: int, path: Path) -> None:

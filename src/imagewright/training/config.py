@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from imagewright.errors import TrainingError
+from imagewright.errors import OptionError
 
 SCHEDULES = ("constant", "cosine", "wsd")
 PRECISIONS = ("bf16", "fp32")
@@ -18,7 +18,7 @@ PRECISIONS = ("bf16", "fp32")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train. Raises TrainingError on values that cannot work.
+    """How to train. Raises OptionError on values that cannot work.
 
     `batch` is global: the processes share it out. `minutes` is a wall-clock budget over all resumes.
     `schedule`: after `warmup` steps, `constant`, `cosine` to 0 at `steps`, or `wsd` (constant, then linear to
@@ -68,11 +68,11 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """The inverse of `to_dict`; missing keys take their defaults, unknown ones raise TrainingError."""
+        """The inverse of `to_dict`; missing keys take their defaults, unknown ones raise OptionError."""
         known = [f.name for f in fields(cls)]
         for key in values:
             if key not in known:
-                raise TrainingError(f"Unknown training option {key!r}.", nearest(key, known))
+                raise OptionError(f"Unknown training option {key!r}.", nearest(key, known))
         return cls(**values)
 
 
@@ -85,4 +85,4 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _check(fine: bool, name: str, value: Any, allowed: str) -> None:
     if not fine:
-        raise TrainingError(f"The training option {name} is {value}.", f"Use {allowed}.")
+        raise OptionError(f"The training option {name} is {value}.", f"Use {allowed}.")

@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 
 class Source(Protocol):
-    """Where batches come from. Its attribute `manifest_hash` (str), if any, goes into every checkpoint."""
+    """Where batches come from. Its attributes `manifest_hash` (str) and `styles` (name to index), if any, go into every
+    checkpoint."""
 
     def batch(self, seed: int, step: int, start: int, stop: int, total: int) -> Batch:
         """Rows [start, stop) of the `total` of step `step`: a pure function of its arguments."""

@@ -98,7 +98,10 @@ class _Run:
         self.watchdog = Watchdog()
         samples = out / "samples"
         self.observer = Observer(self.state, feed, config, journal, self.watchdog, samples, preview)
-        self.description = describe(technique, config, getattr(feed.source, "manifest_hash", None))
+        data = feed.source
+        self.description = describe(
+            technique, config, getattr(data, "manifest_hash", None), getattr(data, "styles", None)
+        )
         self.share = (feed.rows[1] - feed.rows[0]) / config.batch
         self.lag = 0 if feed.device.type == "cpu" else 1
         self.readings: deque[tuple[int, list[str], Tensor]] = deque()

@@ -12,8 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from imagewright.data.batch import Batch, Draws, TextTokens
+from imagewright.data.batch import STYLES, Batch, Draws, TextTokens
 from imagewright.data.loader import CaptionedFolder
+from imagewright.data.splits import TRAIN
 from imagewright.models.encoders import KLLatents
 from imagewright.text import Tokenizer
 
@@ -26,6 +27,8 @@ class PixelSource:
     def __init__(self, folder: CaptionedFolder, size: int, tokenizer: Tokenizer, scenes_share: float = 0.3) -> None:
         self.folder, self.size, self.tokenizer, self.scenes_share = folder, size, tokenizer, scenes_share
         self.manifest_hash = folder.manifest
+        trained = {record.get("style") for record in folder.records if record["split"] == TRAIN}
+        self.styles = {style: index for index, style in enumerate(STYLES) if style in trained}
 
     def batch(self, seed: int, step: int, start: int, stop: int, total: int) -> Batch:
         """Rows [start, stop) of the global batch of a step."""

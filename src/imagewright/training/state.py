@@ -80,8 +80,10 @@ class TrainState:
         return extra
 
 
-def describe(technique: Technique, config: TrainConfig, manifest_hash: str | None) -> dict[str, Any]:
-    """What `config.json` holds, as plain JSON values."""
+def describe(
+    technique: Technique, config: TrainConfig, manifest_hash: str | None, styles: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """What `config.json` holds, as plain JSON values. `styles`: the names and indices of the styles in the data."""
     from imagewright.models import registry
 
     found = {
@@ -89,6 +91,7 @@ def describe(technique: Technique, config: TrainConfig, manifest_hash: str | Non
         "model": registry.to_dict(technique.config),
         "train": config.to_dict(),
         "manifest_hash": manifest_hash,
+        "styles": dict(styles or {}),
         "software": {
             "imagewright": __version__,
             "torch": torch.__version__,
