@@ -87,7 +87,7 @@ def train(
         "runs/first"
     ),
     preset: Annotated[
-        str | None, typer.Option(help="tiny (seconds), cpu (hours) or gpu (minutes). Default: cpu.")
+        str | None, typer.Option(help="tiny (seconds), cpu or pixels (hours), gpu (minutes). Default: cpu.")
     ] = None,
     overrides: Annotated[
         list[str] | None,

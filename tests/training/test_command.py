@@ -61,6 +61,13 @@ def test_overrides_reach_the_model(folder: Path, tmp_path: Path) -> None:
     assert (config.network.depth, config.prediction, config.encoder.autoencoder.latent) == (1, "flow", 4)
 
 
+def test_the_same_model_trains_on_pixels(folder: Path, tmp_path: Path) -> None:
+    small = {"steps": "2", "batch": "4", "sample_every": "0", "network.depth": "1", "network.width": "64"}
+    report = run("diffusion", folder, "pixels", tmp_path / "run", {**small, "network.heads": "2"})
+    assert report.step == 2 and not (tmp_path / "run" / "autoencoder").exists()
+    assert load_model(tmp_path / "run").encoder.shape == (4, 64, 64)
+
+
 @pytest.mark.parametrize(
     "technique,preset,overrides,told",
     [

@@ -1,7 +1,8 @@
 """The table of presets: for each technique, what to build and how to train it.
 
 `tiny` runs in seconds (tests, a first try), `cpu` is meant for two cores and hours, `gpu` for one large accelerator
-and minutes. A diffusion model on latents first trains the autoencoder of the preset of the same name.
+and minutes; `pixels` is `cpu` without an autoencoder. A diffusion model on latents first trains the autoencoder of the
+preset of the same name.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from imagewright.models.diffusion import DiffusionConfig
 from imagewright.models.dit import DiTConfig
-from imagewright.models.encoders import LatentsConfig
+from imagewright.models.encoders import LatentsConfig, PixelsConfig
 from imagewright.models.vae import AutoencoderConfig
 from imagewright.training.config import TrainConfig
 
@@ -50,6 +51,9 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "cpu":  Preset(DiffusionConfig(LatentsConfig(_AE_64), DiTConfig(width=384, depth=8, heads=6, patch=2)),
                        TrainConfig(batch=128, steps=6_000, lr=1e-3, warmup=100, cooldown=.25, muon=True, ema=.998,
                                    checkpoint_minutes=5, sample_every=400, heldout_every=400), .2),
+        "pixels": Preset(DiffusionConfig(PixelsConfig(size=64), DiTConfig(width=384, depth=8, heads=6, patch=8)),
+                         TrainConfig(batch=128, steps=6_000, lr=1e-3, warmup=100, cooldown=.25, muon=True, ema=.998,
+                                     checkpoint_minutes=5, sample_every=400, heldout_every=400), .2),
         "gpu":  Preset(DiffusionConfig(LatentsConfig(_AE_128), train_text=True,
                                        network=DiTConfig(width=384, depth=8, heads=6, patch=1, dropout=.05)),
                        TrainConfig(batch=1024, steps=20_000, lr=1e-3, warmup=300, muon=True, ema=.9995,
