@@ -101,7 +101,7 @@ class ExportedModel:
         data = read_verified(self.folder / f"{part}.onnx", self.description["files"])
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = self._threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = self._threads or _cores()
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
     def generate(
@@ -209,6 +209,11 @@ def verify(folder: Path) -> None:
     hashes = read_description(folder)["files"]
     for name in hashes:
         read_verified(folder / name, hashes)
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _default_folders() -> list[Path]:
