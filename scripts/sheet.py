@@ -1,26 +1,33 @@
-"""Draws the sheet of 64 fixed prompts: python scripts/sheet.py [MODEL] [OUT.png] [SEED]."""
+"""Draws fixed prompts side by side, one seed, nothing picked: python scripts/sheet.py [--suite first] [--model PATH]."""
 
 from __future__ import annotations
 
-import sys
+import argparse
+from pathlib import Path
 
 import imagewright
 from imagewright.evaluation.sheet import sheet
-from imagewright.evaluation.suites import SHEET_64
+from imagewright.evaluation.suites import FIRST_8, SHEET_64
+
+SUITES = {"sheet": SHEET_64, "first": FIRST_8}
 
 
-def main(model: str | None, out: str, seed: int) -> None:
-    """One picture a prompt, all with the same seed: nothing is picked by hand."""
-    made = [imagewright.generate(p.prompt, style=p.style, seed=seed, model=model)[0] for p in SHEET_64]
-    labels = [p.prompt + (f" [{p.style}]" if p.style else "") for p in SHEET_64]
-    sheet(made, labels).save(out)
+def main() -> None:
+    """Draw a suite with one model and write docs/SUITE.png."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite", choices=SUITES, default="sheet")
+    parser.add_argument("--model", help="a model's name or folder; default: the one that ships")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="default: docs/SUITE.png")
+    arguments = parser.parse_args()
+    prompts, labels, made = SUITES[arguments.suite], [], []
+    for p in prompts:
+        made.append(imagewright.generate(p.prompt, style=p.style, seed=arguments.seed, model=arguments.model)[0])
+        labels.append(p.prompt + (f" [{p.style}]" if p.style else ""))
+    out = arguments.out or Path(__file__).parents[1] / "docs" / f"{arguments.suite}.png"
+    sheet(made, labels).save(out, optimize=True)
     print(out)
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    main(
-        arguments[0] if arguments and arguments[0] != "-" else None,
-        arguments[1] if len(arguments) > 1 else "docs/sheet.png",
-        int(arguments[2]) if len(arguments) > 2 else 0,
-    )
+    main()

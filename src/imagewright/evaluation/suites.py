@@ -48,3 +48,11 @@ SHEET_64: tuple[SheetPrompt, ...] = (
         "an apple below a banana", "a frog on a yellow background", "a rocket on a black background",
     ),
 )  # fmt: skip
+
+FIRST_8: tuple[SheetPrompt, ...] = tuple(
+    _of(
+        "first look",
+        "red apple", "cat face", "fire engine", "sunflower",
+        "smiling face with sunglasses", "a blue cat", "three red apples", "a rocket on a black background",
+    )
+)  # fmt: skip
