@@ -1,4 +1,4 @@
-"""Draws fixed prompts side by side, one seed, nothing picked: python scripts/sheet.py [--suite first] [--model PATH]."""
+"""Draws fixed prompts side by side, one seed, nothing picked: python scripts/sheet.py [--suite first]"""
 
 from __future__ import annotations
 
