@@ -11,7 +11,7 @@ from tests_support import discs_source
 from imagewright.data.batch import STYLES
 from imagewright.engines.embedded import EmbeddedEngine, ExportedModel, to_picture
 from imagewright.engines.trained import TrainedEngine
-from imagewright.errors import ModelCorruptError, ModelError, ModelNotFoundError, UnsupportedError
+from imagewright.errors import ModelCorruptError, ModelError, ModelNotFoundError, OutputError, UnsupportedError
 from imagewright.export import export
 from imagewright.models.diffusion import Diffusion, DiffusionConfig
 from imagewright.models.dit import DiTConfig
@@ -148,6 +148,22 @@ def test_an_autoencoder_alone_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError):
         export(tmp_path / "nothing", tmp_path / "model", name="x")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "letter.txt").write_text("dear")
+    with pytest.raises(OutputError):
+        exported(run, tmp_path, int8=False)
+    assert (tmp_path / "model" / "letter.txt").read_text() == "dear"
+
+
+def test_defaults_can_be_set_and_an_export_repeated(run: Path, tmp_path: Path) -> None:
+    exported(run, tmp_path, int8=False)
+    export(run, tmp_path / "model", name="discs", steps=3, guidance=2.5)
+    (model,) = EmbeddedEngine([tmp_path]).models()
+    assert (model.capabilities.default_steps, model.capabilities.default_guidance) == (3, 2.5)
+    assert model.capabilities.styles == ("noto",)
 
 
 def test_a_model_with_other_word_vectors_is_not_exported(tmp_path: Path) -> None:

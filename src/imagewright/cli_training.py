@@ -125,10 +125,12 @@ def export(
     name: Annotated[str | None, typer.Option(help="The model's name. Default: the folder's.")] = None,
     int8: Annotated[bool, typer.Option(help="Store the weights in 8 bits: a quarter of the size, faster.")] = True,
     card: Annotated[Path | None, typer.Option(help="A Markdown file to go with it as its README.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="The model's default number of steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="The model's default guidance.")] = None,
 ) -> None:
     """Turn a trained run into a model that needs no torch."""
     with _train_extra("Exporting"):
         from imagewright.export import export as run_export
 
-        run_export(run_dir, out_dir, name=name or out_dir.name, int8=int8, card=card)
+        run_export(run_dir, out_dir, name=name or out_dir.name, int8=int8, card=card, steps=steps, guidance=guidance)
     say(f'{out_dir}: ready. Next: imagewright generate --model {out_dir} "a red fox"')

@@ -31,7 +31,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from imagewright import __version__
-from imagewright.errors import ModelError
+from imagewright.errors import ModelError, OutputError
 from imagewright.models.diffusion import Diffusion
 from imagewright.text import GRAMS_PER_PIECE, WordVectors
 from imagewright.training.checkpoint import load_model, open_model
@@ -44,13 +44,23 @@ DENOISER_INPUTS = ("x", "t", "text", "pooled", "text_mask", "style", "known", "m
 
 
 def export(
-    run_dir: Path, out_dir: Path, *, name: str, int8: bool = True, summary: str = "", card: Path | None = None
+    run_dir: Path,
+    out_dir: Path,
+    *,
+    name: str,
+    int8: bool = True,
+    card: Path | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
 ) -> Path:
     """Write the averaged weights of `run_dir` as an ONNX folder `out_dir`, and return it.
 
-    `card` is a Markdown file to go with it as its README. Raises ModelNotFoundError, ModelCorruptError, and ModelError
-    for a technique that cannot be exported.
+    `card` is a Markdown file to go with it as its README; `steps` and `guidance` are its defaults (None: those of the
+    run's configuration). Raises ModelNotFoundError, ModelCorruptError, ModelError
+    for a technique that cannot be exported, and OutputError if `out_dir` holds anything but an exported model.
     """
+    if out_dir.exists() and any(out_dir.iterdir()) and not (out_dir / "model.json").exists():
+        raise OutputError(f"{out_dir} holds something else than an exported model.", "Name a new folder.")
     technique = load_model(run_dir, ema=True)
     if not isinstance(technique, Diffusion):
         raise ModelError(
@@ -75,7 +85,9 @@ def export(
             _stored_int8(file)
     if card is not None:
         shutil.copy(card, partial / "README.md")
-    description = _describe(technique, run_config, path, name, summary, int8)
+    description = _describe(technique, run_config, path, name, int8)
+    wanted = {"steps": steps, "guidance": guidance}
+    description["defaults"] |= {key: value for key, value in wanted.items() if value is not None}
     description["word_vectors"] = vectors.digest
     description["files"] = {f.name: _digest(f) for f in sorted(partial.iterdir())}
     (partial / "model.json").write_text(json.dumps(description, indent=1) + "\n", "utf-8")
@@ -196,15 +208,13 @@ def _stored_int8(file: Path) -> None:
     onnx.save(model, str(file))
 
 
-def _describe(
-    technique: Diffusion, run: dict[str, Any], path: Path, name: str, summary: str, int8: bool
-) -> dict[str, Any]:
+def _describe(technique: Diffusion, run: dict[str, Any], path: Path, name: str, int8: bool) -> dict[str, Any]:
     config, side = technique.config, technique.pixels
     return {
         "format": FORMAT,
         "name": name,
         "technique": "diffusion",
-        "summary": summary or f"Text to pictures with transparent background, {side}x{side} pixels.",
+        "summary": f"Text to pictures with transparent background, {side}x{side} pixels.",
         "licence": "Apache-2.0",
         "size": [side, side],
         "default_size": [max(side, DEFAULT_SIDE)] * 2,

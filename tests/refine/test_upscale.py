@@ -24,7 +24,7 @@ def test_hidden_colours_do_not_bleed(size: tuple[int, int]) -> None:
     values = np.asarray(scaled)
     visible = values[values[..., 3] > 8]
     assert visible[:, 0].min() > 240 and visible[:, 1].max() < 16
-    filter_ = "bicubic, unsharp" if size[0] > 32 else "lanczos"
+    filter_ = "bicubic, sharpened" if size[0] > 32 else "lanczos"
     assert step == {"step": "resample", "filter": filter_, "from": [32, 32], "to": list(size)}
 
 
