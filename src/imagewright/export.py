@@ -1,6 +1,6 @@
 """A trained run becomes a folder that the embedded engine runs without torch.
 
-    model.json      what it is: sizes, defaults, styles, training data, sha256 of every other file
+    model.json      what it is: sizes, defaults, styles, training data, sha256 of the networks
     text.onnx       vectors, grams, text_mask -> text, pooled       (vectors: see imagewright.text.WordVectors)
     denoiser.onnx   x, t, text, pooled, text_mask, style, known, mask -> denoised (one row, or two if guided)
     decoder.onnx    x -> pixels (premultiplied RGBA in about [-1, 1])
@@ -89,7 +89,7 @@ def export(
     wanted = {"steps": steps, "guidance": guidance}
     description["defaults"] |= {key: value for key, value in wanted.items() if value is not None}
     description["word_vectors"] = vectors.digest
-    description["files"] = {f.name: _digest(f) for f in sorted(partial.iterdir())}
+    description["files"] = {f.name: _digest(f) for f in sorted(partial.glob("*.onnx"))}
     (partial / "model.json").write_text(json.dumps(description, indent=1) + "\n", "utf-8")
     shutil.rmtree(out_dir, ignore_errors=True)
     partial.rename(out_dir)

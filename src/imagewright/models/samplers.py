@@ -46,22 +46,13 @@ class Process(ABC):
 
 
 class Flow(Process):
-    """Straight lines: alpha = 1 - t, sigma = t (rectified flow, arXiv:2209.03003; flow matching, arXiv:2210.02747).
-
-    `shift` bends the sampling times towards noise: t' = shift * t / (1 + (shift - 1) * t) (arXiv:2403.03206).
-    """
-
-    def __init__(self, shift: float = 1.0) -> None:
-        self.shift = shift
+    """Straight lines: alpha = 1 - t, sigma = t (rectified flow, arXiv:2209.03003; flow matching, arXiv:2210.02747)."""
 
     def levels(self, t: Any) -> tuple[Any, Any]:
         return 1 - t, t
 
     def slopes(self, t: float) -> tuple[float, float]:
         return -1.0, 1.0
-
-    def times(self, steps: int) -> list[float]:
-        return [self.shift * t / (1 + (self.shift - 1) * t) for t in super().times(steps)]
 
 
 class Cosine(Process):
