@@ -18,4 +18,5 @@ for pair in "$@"; do overrides+=(--set "$pair"); done
 
 imagewright data stickers "$folder/data" --size "$size" --scenes "${SCENES:-12000}" ${SOURCE:+--from "$SOURCE"} ${LIMIT:+--limit "$LIMIT"}
 imagewright train --technique diffusion --data "$folder/data" --preset "$preset" --out "$folder/run" ${overrides[@]+"${overrides[@]}"}
-imagewright export "$folder/run" "$folder/stickers-diffusion" --name stickers-diffusion
+imagewright export "$folder/run" "$folder/stickers-diffusion" --name stickers-diffusion --guidance 4 \
+  --card "$(dirname "$0")/stickers-diffusion.md"
