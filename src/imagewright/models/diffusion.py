@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -76,6 +77,11 @@ class Diffusion(Technique):
         """Side of the pictures."""
         encoder = self.config.encoder
         return encoder.size if isinstance(encoder, PixelsConfig) else encoder.autoencoder.size
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Read once, because loading it takes longer than a step."""
+        return Tokenizer()
 
     def compile_(self) -> None:
         """Compile the network in place (torch.compile); parameter names stay."""
@@ -140,7 +146,7 @@ class Diffusion(Technique):
         """Pictures (B, 4, H, W) in [-1, 1]. Each row is made alone, so a seed is one picture at any batch size.
 
         `known` (1, 4, H, W) and `mask` (1, 1, h, w; 1 where the latent cell is known) ask for a fill. `on_step` is
-        called with (steps done, steps in all).
+        called with (pictures done, pictures in all).
         """
         device, config, shape = next(self.parameters()).device, self.config, self.encoder.shape
         empty = torch.zeros(1, 1, *shape[1:], device=device)
@@ -165,7 +171,7 @@ class Diffusion(Technique):
     def _condition(self, texts: list[str], style: int) -> tuple[Tensor, ...]:
         """text, pooled, text_mask and style of two rows, the wanted and the avoided."""
         device = next(self.parameters()).device
-        encoded = Tokenizer().encode(texts, self.config.text.max_tokens)[:3]
+        encoded = self.tokenizer.encode(texts, self.config.text.max_tokens)[:3]
         ids, grams, mask = (torch.from_numpy(array).to(device) for array in encoded)
         return *self.text(ids, grams, mask), mask, torch.tensor([style, 0], device=device)
 

@@ -22,6 +22,7 @@ from imagewright.models.vae import Autoencoder
 from imagewright.text import Tokenizer
 from imagewright.training.checkpoint import load_model
 from imagewright.training.config import TrainConfig, nearest
+from imagewright.training.distributed import local_device
 from imagewright.training.loop import Preview, TrainReport, train
 from imagewright.training.presets import PRESETS, Preset
 from imagewright.training.sources import LatentSource, PixelSource, cache_latents
@@ -134,7 +135,7 @@ def _seeded(model: Any, config: TrainConfig) -> Technique:
 
 
 def _on_device(technique: Technique) -> Technique:
-    return technique.to("cuda" if torch.cuda.is_available() else "cpu")
+    return technique.to(local_device())
 
 
 def _reconstructions(source: PixelSource) -> Preview:
