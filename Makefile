@@ -2,14 +2,14 @@
 # The tests need torch: a CPU build is enough, and pip's own settings (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL) choose it.
 
 PYTHON ?= python3
-PROMPT ?= a sunflower
+PROMPT ?= red apple
 VENV := .venv
 BIN := $(VENV)/bin
 export PROMPT
 
 .PHONY: picture test lint docs clean
 
-picture: $(VENV)/.base  ## make a picture here: make picture PROMPT="a sunflower"
+picture: $(VENV)/.base  ## make a picture here: make picture PROMPT="red apple"
 	@$(BIN)/imagewright generate -- "$$PROMPT"
 
 test: $(VENV)/.test  ## run the tests
