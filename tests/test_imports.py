@@ -12,28 +12,29 @@ import pytest
 import imagewright
 
 SOURCE = Path(imagewright.__file__).parent
-_TOP = {"errors", "request", "pictures", "text"}
-_TRAINING = {"data", "models", "errors", "text", "pictures"}
-_ENGINE = {"request", "data", "models", "errors", "text", "pictures"}
-_MAKING = {"workshop", "engines", "provenance", "refine", "request", "errors", "pictures"}
+_TOP = {"errors", "request", "pictures", "text", "watch"}
+_TRAINING = {"data", "models", "errors", "text", "pictures", "watch"}
+_ENGINE = {"request", "data", "models", "errors", "text", "pictures", "watch"}
+_MAKING = {"workshop", "engines", "provenance", "refine", "request", "errors", "pictures", "watch"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "request": {"errors"},
     "pictures": {"errors"},
     "text": {"errors"},
+    "watch": set(),
     "prompt": {"request", "errors"},
     "terminal": {"pictures"},
-    "refine": {"request", "errors", "pictures", "text"},
+    "refine": {"request", "errors", "pictures", "text", "watch"},
     "provenance": {"request", "errors", "pictures"},
     "store": {"request", "errors", "pictures"},
     "data": {"errors", "text", "pictures"},
-    "models": {"data", "errors", "text"},
+    "models": {"data", "errors", "text", "watch"},
     "training": _TRAINING,
     "engines": _ENGINE,
     "export": _TRAINING | _ENGINE | {"training", "engines"},
     "evaluation": _TRAINING | _MAKING | {"training"},
-    "workshop": {"engines", "refine", "provenance", "store", "request", "errors"},
+    "workshop": {"engines", "refine", "provenance", "store", "request", "errors", "watch"},
     "reproduce": _MAKING,
     "doctor": _MAKING,
     "server": _MAKING | _TOP | {"store", "training", "evaluation", "prompt"},

@@ -72,14 +72,12 @@ def test_a_seed_is_one_picture_at_any_batch_size() -> None:
 def test_text_style_and_the_known_picture_reach_the_output() -> None:
     model = lively(Diffusion(SMALL))
     x, t = torch.randn(1, 4, 8, 8), torch.tensor([0.5])
-    text = batch(1).text
     nothing = torch.zeros(1, 4, 8, 8), torch.zeros(1, 1, 8, 8)
-    plain = model.denoised(x, t, text, torch.tensor([1]), *nothing)
-    other = TextTokens(text.ids + 3, text.grams, text.mask)
-    assert not torch.allclose(plain, model.denoised(x, t, other, torch.tensor([1]), *nothing))
-    assert not torch.allclose(plain, model.denoised(x, t, text, torch.tensor([2]), *nothing))
+    plain = model.denoised(x, t, model.prompted(["cat"], [1]), *nothing)
+    assert not torch.allclose(plain, model.denoised(x, t, model.prompted(["dog"], [1]), *nothing))
+    assert not torch.allclose(plain, model.denoised(x, t, model.prompted(["cat"], [2]), *nothing))
     known = torch.ones(1, 4, 8, 8), torch.ones(1, 1, 8, 8)
-    assert not torch.allclose(plain, model.denoised(x, t, text, torch.tensor([1]), *known))
+    assert not torch.allclose(plain, model.denoised(x, t, model.prompted(["cat"], [1]), *known))
 
 
 def test_padding_behind_the_text_changes_nothing() -> None:

@@ -34,6 +34,8 @@ class TinyConfig:
 class TinyDenoiser(Technique):
     """Predicts x0 from x_t with a residual MLP."""
 
+    pixels = 0
+
     def __init__(self, config: TinyConfig) -> None:
         super().__init__()
         self.config = config
@@ -70,6 +72,8 @@ class TinyDenoiser(Technique):
 
 class TinyPair(Technique):
     """A generator and a discriminator, the latter every second step."""
+
+    pixels = 0
 
     phases = (Phase("discriminator", interval=2), Phase("generator"))
 

@@ -17,6 +17,7 @@ from imagewright.models.samplers import SAMPLERS
 from imagewright.models.technique import Cond
 from imagewright.request import Adjustment, Capabilities, ImageRequest
 from imagewright.training.checkpoint import load_model, open_model
+from imagewright.watch import Watch
 
 
 class TrainedEngine(Engine):
@@ -82,6 +83,6 @@ class TrainedEngine(Engine):
             steps=request.num_inference_steps,
             guidance=request.guidance_scale,
             sampler=request.sampler,
-            on_step=progress,
+            watch=Watch(progress),
         )
         return [to_picture(picture[None].cpu().numpy()) for picture in pictures], []

@@ -15,19 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from imagewright.data.batch import Batch, Draws, TextTokens
+from imagewright.data.batch import Batch, Draws
 from imagewright.models.dit import DiT, DiTConfig
 from imagewright.models.encoders import LatentsConfig, PixelsConfig, build_encoder
 from imagewright.models.samplers import PROCESSES, SAMPLERS, Denoise, Process, guided, noise_source
-from imagewright.models.technique import Cond, Technique
-from imagewright.models.text import TextConfig, TextEncoder
-from imagewright.text import Tokenizer
+from imagewright.models.technique import WORDS, Call, Cond, Graph, Prompted, Words
+from imagewright.models.text import TextConfig
+from imagewright.watch import Watch
 
 Prediction = Literal["eps", "x0", "v", "flow", "edm"]
 SIGMA_DATA = 1.0  # deviation of what the encoder gives
@@ -61,14 +60,16 @@ class DiffusionConfig:
             raise ValueError("The edm prediction and the edm process go together.")
 
 
-class Diffusion(Technique):
+class Diffusion(Prompted):
     """Text and style to pictures, by denoising in the space of `config.encoder`."""
 
+    family: ClassVar[str] = "diffusion"
+    sampling: ClassVar[tuple[str, ...]] = ("steps", "guidance", "interval", "sampler")
+
     def __init__(self, config: DiffusionConfig) -> None:
-        super().__init__()
-        self.config = config = fitted(config)
+        config = fitted(config)
+        super().__init__(config)
         self.encoder = build_encoder(config.encoder)
-        self.text = TextEncoder(config.text).requires_grad_(config.train_text)
         self.network = DiT(config.network)
         self.process: Process = PROCESSES[config.process]()
 
@@ -78,19 +79,14 @@ class Diffusion(Technique):
         encoder = self.config.encoder
         return encoder.size if isinstance(encoder, PixelsConfig) else encoder.autoencoder.size
 
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """Read once, because loading it takes longer than a step."""
-        return Tokenizer()
-
     def compile_(self) -> None:
         """Compile the network in place (torch.compile); parameter names stay."""
         self.network.compile()
         self.text.compile()
 
-    def denoised(self, x: Tensor, t: Tensor, text: TextTokens, style: Tensor, known: Tensor, mask: Tensor) -> Tensor:
+    def denoised(self, x: Tensor, t: Tensor, words: Words, known: Tensor, mask: Tensor) -> Tensor:
         """The network's estimate of x_0 (B, C, h, w), from x_t and t (B,)."""
-        return self._estimate(x, t, *self.text(text.ids, text.grams, text.mask), text.mask, style, known, mask)[0]
+        return self._estimate(x, t, *words.flat(), known, mask)[0]
 
     def _estimate(self, x: Tensor, t: Tensor, *condition: Tensor) -> tuple[Tensor, Tensor]:
         """(x_0, raw prediction). `condition` is what DiT.forward takes after t."""
@@ -104,7 +100,6 @@ class Diffusion(Technique):
 
     def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         """The mean squared error of the prediction (for x0: of the velocity it implies), over (C, h, w)."""
-        assert batch.text is not None and batch.style is not None
         x0 = batch.latents
         if x0 is None:
             assert batch.pixels is not None
@@ -112,14 +107,11 @@ class Diffusion(Technique):
         draws, config = batch.draws, self.config
         t = torch.sigmoid(config.t_mean + config.t_std * draws.randn()).to(x0)  # (B,)
         noise = draws.randn(*x0.shape[1:]).to(x0)
-        text = _drop(batch.text, draws.rand().to(x0) < config.drop_text)
-        style = batch.style * (draws.rand().to(x0) >= config.drop_style)
+        words = self.words(batch)
         mask = random_masks(draws, x0.shape[-1], config.known_share).to(x0)
         alpha, sigma = (level.view(-1, 1, 1, 1) for level in self.process.levels(t))
         x = alpha * x0 + sigma * noise
-        with torch.set_grad_enabled(config.train_text and torch.is_grad_enabled()):
-            tokens, pooled = self.text(text.ids, text.grams, text.mask)
-        denoised, raw = self._estimate(x, t, tokens, pooled, text.mask, style, x0, mask)
+        denoised, raw = self._estimate(x, t, *words.flat(), x0, mask)
         error = _error(raw, denoised, x0, noise, alpha, sigma, config.prediction).square().mean((1, 2, 3))  # (B,)
         low = t < 0.5
         return {
@@ -134,46 +126,30 @@ class Diffusion(Technique):
         cond: Cond,
         seeds: Sequence[int],
         *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        interval: tuple[float, float] | None = None,
-        sampler: str | None = None,
+        watch: Watch = Watch(),
         known: Tensor | None = None,
         mask: Tensor | None = None,
-        on_step: Any = None,
         **options: Any,
     ) -> Tensor:
         """Pictures (B, 4, H, W) in [-1, 1]. Each row is made alone, so a seed is one picture at any batch size.
 
-        `known` (1, 4, H, W) and `mask` (1, 1, h, w; 1 where the latent cell is known) ask for a fill. `on_step` is
-        called with (pictures done, pictures in all).
+        `known` (1, 4, H, W) and `mask` (1, 1, h, w; 1 where the latent cell is known) ask for a fill. `watch` is told
+        of each picture done.
         """
-        device, config, shape = next(self.parameters()).device, self.config, self.encoder.shape
+        device, shape, chosen = next(self.parameters()).device, self.encoder.shape, self.chosen(options)
         empty = torch.zeros(1, 1, *shape[1:], device=device)
         latents = empty.expand(1, *shape) if known is None else self.encoder.encode(known.to(device))
         cells = empty if mask is None else mask.to(device)
-        scale = config.guidance if guidance is None else guidance
-        times = self.process.times(steps or config.steps)
+        times = self.process.times(chosen["steps"])
         rows: list[Tensor] = []
         for row, seed in enumerate(seeds):
-            avoid = cond.negative[row] if cond.negative else ""
-            condition = self._condition([cond.prompts[row], avoid], cond.style[row])
-            denoise = self._denoiser((*condition, latents, cells), scale, interval or config.interval)
+            condition = (*self.wanted_and_avoided(cond, row).flat(), latents, cells)
+            denoise = self._denoiser(condition, chosen["guidance"], chosen["interval"])
             noise = _torch_noise(seed, (1, *shape), device)
-            sampled = SAMPLERS[sampler or config.sampler](
-                denoise, self.process.start(noise()), times, self.process, noise
-            )
+            sampled = SAMPLERS[chosen["sampler"]](denoise, self.process.start(noise()), times, self.process, noise)
             rows.append(self.encoder.decode(sampled).float())
-            if on_step is not None:
-                on_step(len(rows), len(seeds))
+            watch.told(len(rows), len(seeds))
         return torch.cat(rows).clamp(-1, 1)
-
-    def _condition(self, texts: list[str], style: int) -> tuple[Tensor, ...]:
-        """text, pooled, text_mask and style of two rows, the wanted and the avoided."""
-        device = next(self.parameters()).device
-        encoded = self.tokenizer.encode(texts, self.config.text.max_tokens)[:3]
-        ids, grams, mask = (torch.from_numpy(array).to(device) for array in encoded)
-        return *self.text(ids, grams, mask), mask, torch.tensor([style, 0], device=device)
 
     def _denoiser(self, condition: tuple[Tensor, ...], scale: float, interval: tuple[float, float]) -> Denoise:
         """The guided estimate of x_0 of one picture; `condition`: one or two rows of what DiT.forward takes after t."""
@@ -187,6 +163,25 @@ class Diffusion(Technique):
             return estimate[:1], estimate[1:]
 
         return guided(lambda x, t: rows(x, t, 1), both, scale, interval)
+
+    def graphs(self) -> dict[str, Graph]:
+        """denoiser (x_0 from x_t and the condition), decoder and encoder."""
+        shape = self.encoder.shape
+        x, cells = torch.randn(2, *shape), torch.zeros(2, 1, *shape[1:])
+        return {
+            "denoiser": Graph(
+                Call(self, lambda *inputs: self._estimate(*inputs)[0]),
+                (x, torch.rand(2), *self.example_words(), x, cells),
+                ("x", "t", *WORDS, "known", "mask"),
+                ("denoised",),
+                fast_int8=True,
+            ),
+            **self.encoder.graphs(),
+        }
+
+    def runtime(self) -> dict[str, Any]:
+        """The shape of the latents and the process."""
+        return {"latent": list(self.encoder.shape), "process": self.config.process}
 
 
 def _torch_noise(seed: int, shape: tuple[int, ...], device: torch.device) -> Callable[[], Tensor]:
@@ -227,14 +222,6 @@ def _error(
     if prediction == "edm":
         return (denoised - x0) * (sigma**2 + SIGMA_DATA**2).sqrt() / (sigma * SIGMA_DATA)
     return (denoised - x0) / sigma.clamp_min(0.05)  # x0: the velocity's error, (x - x_0) / sigma
-
-
-def _drop(text: TextTokens, drop: Tensor) -> TextTokens:
-    """`text` with dropped rows replaced by the empty caption (one padding token)."""
-    keep = ~drop[:, None]
-    first = torch.zeros_like(text.mask)
-    first[:, 0] = True
-    return TextTokens(text.ids * keep, text.grams * keep[..., None], torch.where(keep, text.mask, first))
 
 
 def random_masks(draws: Draws, side: int, share: float) -> Tensor:

@@ -1,6 +1,7 @@
 """The seam between pixels and what a model works on. Diffusion runs on either and knows neither.
 
-An encoder has `shape` (C, h, w), `encode(pixels) -> x` with about unit variance, and `decode(x) -> pixels`.
+An encoder has `shape` (C, h, w), `encode(pixels) -> x` with about unit variance, `decode(x) -> pixels`, and `graphs`
+for export.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from imagewright.models.technique import Call, Graph
 from imagewright.models.vae import Autoencoder, AutoencoderConfig
 
 
@@ -43,6 +45,9 @@ class Pixels(nn.Module):
     def decode(self, x: Tensor) -> Tensor:
         return x / self.scale
 
+    def graphs(self) -> dict[str, Graph]:
+        return _both_ways(self)
+
 
 class KLLatents(nn.Module):
     """Latents of a frozen autoencoder, each channel shifted and scaled to zero mean and unit deviation."""
@@ -64,6 +69,9 @@ class KLLatents(nn.Module):
     def decode(self, x: Tensor) -> Tensor:
         return self.autoencoder.decode(x * self.std + self.mean)
 
+    def graphs(self) -> dict[str, Graph]:
+        return _both_ways(self)
+
     @torch.no_grad()
     def fit(self, latents: Tensor) -> None:
         """Set mean and std from raw autoencoder latents (N, C, h, w)."""
@@ -74,3 +82,14 @@ class KLLatents(nn.Module):
 def build_encoder(config: PixelsConfig | LatentsConfig) -> Pixels | KLLatents:
     """The encoder that a config type names."""
     return Pixels(config) if isinstance(config, PixelsConfig) else KLLatents(config)
+
+
+def _both_ways(encoder: Pixels | KLLatents) -> dict[str, Graph]:
+    """decoder (x -> pixels) and encoder (pixels -> x), for export."""
+    x = torch.randn(2, *encoder.shape)
+    with torch.no_grad():
+        pixels = encoder.decode(x)
+    return {
+        "decoder": Graph(Call(encoder, encoder.decode), (x,), ("x",), ("pixels",)),
+        "encoder": Graph(Call(encoder, encoder.encode), (pixels,), ("pixels",), ("x",)),
+    }

@@ -1,23 +1,31 @@
-"""The one training contract that the four techniques keep."""
+"""The one training contract that the four techniques keep, and what all text-conditional ones share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from imagewright.data.batch import Batch
+from imagewright.data.batch import Batch, TextTokens
+from imagewright.models.text import TextConfig, TextEncoder
+from imagewright.text import Tokenizer
+from imagewright.watch import Watch
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a training step with its own optimiser: `name`, and every how many steps it runs."""
+    """A part of a training step with its own optimiser: `name`, every how many steps it runs, the factor on the
+    learning rates, and AdamW's betas (None: the optimiser's default)."""
 
     name: str = "main"
     interval: int = 1
+    lr: float = 1.0
+    betas: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -29,11 +37,78 @@ class Cond:
     negative: Sequence[str] | None = None
 
 
+WORDS = ("text", "pooled", "text_mask", "style")  # the inputs that exported graphs take of a Words
+
+
+@dataclass(frozen=True)
+class Words:
+    """Encoded captions and their styles: `tokens` (B, L, text_width), `pooled` (B, text_width), `mask` (B, L) bool
+    (False: padding), `style` (B,) int64 (0: none in particular)."""
+
+    tokens: Tensor
+    pooled: Tensor
+    mask: Tensor
+    style: Tensor
+
+    def __getitem__(self, rows: Any) -> Words:
+        return Words(self.tokens[rows], self.pooled[rows], self.mask[rows], self.style[rows])
+
+    def flat(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four tensors, in the order of WORDS, as an exported graph takes them."""
+        return self.tokens, self.pooled, self.mask, self.style
+
+    def mix(self, other: Words, share: float) -> Words:
+        """On the straight line from these (share 0) to `other` (1); the style stays until the middle."""
+        return Words(
+            torch.lerp(self.tokens, other.tokens, share),
+            torch.lerp(self.pooled, other.pooled, share),
+            self.mask if share == 0 else other.mask if share == 1 else self.mask | other.mask,
+            self.style if share < 0.5 else other.style,
+        )
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A part of a model for export: a function of tensors on `module`, example inputs (two rows), the names of its
+    inputs and outputs, and whether its blocks' matrix products may run in 8 bits. Axis 0 is the batch everywhere;
+    `dynamic` names further axes that vary, as {input: {axis: name}}."""
+
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    fast_int8: bool = False
+    dynamic: dict[str, dict[int, str]] | None = None
+
+
+class Call(nn.Module):
+    """A function of a module as a module of its own, so that the exporter finds the weights."""
+
+    def __init__(self, owner: nn.Module, call: Any) -> None:
+        super().__init__()
+        self.owner, self.call = owner, call
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.call(*inputs)
+
+
 class Technique(nn.Module, ABC):
-    """A trainable image model. `config` is a frozen dataclass whose *type* names the class (models/registry.py)."""
+    """A trainable image model. `config` is a frozen dataclass whose *type* names the class (models/registry.py).
+
+    `family`: vae, gan, diffusion or autoregressive; empty for a model that makes no pictures from words alone.
+    `sampling`: the options of `sample` that a request can set; each is also a field of the config, its default. The
+    known names: steps, guidance, interval, sampler, temperature, top_k, top_p, truncation.
+    """
 
     phases: ClassVar[tuple[Phase, ...]] = (Phase(),)
+    family: ClassVar[str] = ""
+    sampling: ClassVar[tuple[str, ...]] = ()
     config: Any
+
+    @property
+    @abstractmethod
+    def pixels(self) -> int:
+        """Side of the pictures."""
 
     @abstractmethod
     def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
@@ -45,8 +120,96 @@ class Technique(nn.Module, ABC):
         return sort_parameters(self)
 
     @abstractmethod
-    def sample(self, cond: Cond, seeds: Sequence[int], **options: Any) -> Tensor:
-        """Pictures (B, 4, H, W) in [-1, 1], premultiplied RGBA, one a seed; the same for a seed at any batch size."""
+    def sample(self, cond: Cond, seeds: Sequence[int], *, watch: Watch = Watch(), **options: Any) -> Tensor:
+        """Pictures (B, 4, H, W) in [-1, 1], premultiplied RGBA, one a seed; the same for a seed at any batch size.
+        `options`: those named in `sampling`, None for the config's."""
+
+    def invert(self, pixels: Tensor, words: Words, **options: Any) -> Tensor:
+        """The code (B, ...) from which `render` makes `pixels` (B, 4, H, W) again, as nearly as the technique can."""
+        raise NotImplementedError(f"{type(self).__name__} cannot invert a picture.")
+
+    def render(self, code: Tensor, words: Words, **options: Any) -> Tensor:
+        """Pictures (B, 4, H, W) in [-1, 1] from codes."""
+        raise NotImplementedError(f"{type(self).__name__} has no codes.")
+
+    def code(self, seed: int) -> Tensor:
+        """The code (1, ...) that `sample` starts from with this seed."""
+        raise NotImplementedError(f"{type(self).__name__} has no codes.")
+
+    def mix(self, a: Tensor, b: Tensor, share: float) -> Tensor:
+        """The code on the way from `a` (share 0) to `b` (1): a straight line unless the technique knows better."""
+        return torch.lerp(a, b, share)
+
+    def graphs(self) -> dict[str, Graph]:
+        """The parts that the embedded engine needs, by file name (engines/runners/<family>.py runs them)."""
+        raise NotImplementedError(f"{type(self).__name__} alone makes no pictures from words.")
+
+    def runtime(self) -> dict[str, Any]:
+        """What the runner must know besides the defaults of `sampling`, as JSON values (shapes, lengths)."""
+        return {}
+
+
+class Prompted(Technique):
+    """A technique conditioned on words and a style. Its config has `text` (TextConfig), `train_text` (train the text
+    encoder too, instead of keeping what it was taught), `drop_text` and `drop_style` (shares of rows without)."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        text: TextConfig = config.text
+        self.text = TextEncoder(text).requires_grad_(config.train_text)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Read once, because loading it takes longer than a step."""
+        return Tokenizer()
+
+    def words(self, batch: Batch, *, drop: bool = True) -> Words:
+        """The captions and styles of a batch; with `drop`, some rows lose the one or the other."""
+        assert batch.text is not None and batch.style is not None
+        text, style = batch.text, batch.style
+        if drop:
+            text = dropped(text, batch.draws.rand().to(text.ids.device) < self.config.drop_text)
+            style = style * (batch.draws.rand().to(style.device) >= self.config.drop_style)
+        with torch.set_grad_enabled(self.config.train_text and torch.is_grad_enabled()):
+            tokens, pooled = self.text(text.ids, text.grams, text.mask)
+        return Words(tokens, pooled, text.mask, style)
+
+    def prompted(self, texts: Sequence[str], style: Sequence[int]) -> Words:
+        """Texts and indices into STYLES, encoded."""
+        device = next(self.parameters()).device
+        encoded = self.tokenizer.encode(list(texts), self.config.text.max_tokens)[:3]
+        ids, grams, mask = (torch.from_numpy(array).to(device) for array in encoded)
+        tokens, pooled = self.text(ids, grams, mask)
+        return Words(tokens, pooled, mask, torch.tensor(list(style), device=device))
+
+    def wanted_and_avoided(self, cond: Cond, row: int) -> Words:
+        """Two rows for guidance: the prompt in its style, and the negative prompt in none."""
+        avoid = cond.negative[row] if cond.negative else ""
+        return self.prompted([cond.prompts[row], avoid], [cond.style[row], 0])
+
+    def example_words(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Two rows of WORDS to export a graph with."""
+        L, D = self.config.text.max_tokens, self.config.text.width
+        mask, style = torch.ones(2, L, dtype=torch.bool), torch.zeros(2, dtype=torch.long)
+        return Words(torch.randn(2, L, D), torch.randn(2, D), mask, style).flat()
+
+    def chosen(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The value of every option in `sampling`: the given one, or the config's where it is missing or None.
+
+        Raises TypeError for an option that this technique does not have."""
+        if unknown := set(options) - set(self.sampling):
+            raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}.")
+        given = {name: value for name, value in options.items() if value is not None}
+        return {name: getattr(self.config, name) for name in self.sampling} | given
+
+
+def dropped(text: TextTokens, rows: Tensor) -> TextTokens:
+    """`text` with `rows` (B,) bool replaced by the empty caption (one padding token)."""
+    keep = ~rows[:, None]
+    first = torch.zeros_like(text.mask)
+    first[:, 0] = True
+    return TextTokens(text.ids * keep, text.grams * keep[..., None], torch.where(keep, text.mask, first))
 
 
 def sort_parameters(module: nn.Module) -> dict[str, list[nn.Parameter]]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from imagewright.data.batch import Batch
 from imagewright.models.layers import ResidualConv
 from imagewright.models.technique import Cond, Technique
+from imagewright.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ class Autoencoder(Technique):
         self.decoder = nn.Sequential(*up)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    @property
+    def pixels(self) -> int:
+        """Side of the pictures."""
+        return self.config.size
+
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 4, H, W) in [-1, 1] -> (B, C, h, w) in (-1, 1)."""
         return torch.tanh(self.encoder(pixels.contiguous(memory_format=torch.channels_last)))
@@ -97,7 +103,7 @@ class Autoencoder(Technique):
         return {"loss": l1 + edges, "l1": l1, "psnr": psnr}
 
     @torch.no_grad()
-    def sample(self, cond: Cond, seeds: Sequence[int], **options: Any) -> Tensor:
+    def sample(self, cond: Cond, seeds: Sequence[int], *, watch: Watch = Watch(), **options: Any) -> Tensor:
         """Decoded noise: an autoencoder has no prior, so this shows only that the decoder runs."""
         from imagewright.models.samplers import noise_source
 

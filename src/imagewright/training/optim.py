@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from imagewright.models.technique import Technique
+from imagewright.models.technique import Phase, Technique
 from imagewright.training.config import TrainConfig
 
 BETAS = (0.9, 0.95)
@@ -90,7 +90,7 @@ class Muon(torch.optim.Optimizer):
 class Optimizers:
     """The optimisers of one phase, stepped together. `parameters`: those of the phase, in a fixed order."""
 
-    def __init__(self, groups: dict[str, list[nn.Parameter]], config: TrainConfig) -> None:
+    def __init__(self, groups: dict[str, list[nn.Parameter]], config: TrainConfig, phase: Phase = Phase()) -> None:
         hidden, decay, no_decay = (groups.get(name, []) for name in ("hidden", "decay", "no_decay"))
         self.parameters = [*hidden, *decay, *no_decay]
         self.members: list[torch.optim.Optimizer] = []
@@ -104,9 +104,9 @@ class Optimizers:
         ]
         if decay or no_decay:
             used = [g for g in adamw if g["params"]]
-            self.members.append(torch.optim.AdamW(used, lr=config.lr, betas=BETAS, eps=1e-8, fused=True))
+            self.members.append(torch.optim.AdamW(used, lr=config.lr, betas=phase.betas or BETAS, eps=1e-8, fused=True))
         for group in self._groups():
-            group["full_lr"] = group["lr"]
+            group["full_lr"] = group["lr"] * phase.lr  # type: ignore[operator]
 
     def _groups(self) -> list[dict[str, object]]:
         return [group for member in self.members for group in member.param_groups]
@@ -136,6 +136,6 @@ class Optimizers:
                 member.state[p][key] = torch.empty_like(like, device=p.device).copy_(value)
 
 
-def build_optimizers(technique: Technique, phase: str, config: TrainConfig) -> Optimizers:
+def build_optimizers(technique: Technique, phase: Phase, config: TrainConfig) -> Optimizers:
     """The optimisers of `phase`: Muon for the hidden matrices if `config.muon`, AdamW for the rest."""
-    return Optimizers(technique.param_groups(phase), config)
+    return Optimizers(technique.param_groups(phase.name), config, phase)

@@ -31,7 +31,7 @@ class TrainState:
         self.technique = technique
         self.ema = Ema(technique, config.ema)
         self.optimizers: dict[str, Optimizers] = {
-            phase.name: build_optimizers(technique, phase.name, config) for phase in technique.phases
+            phase.name: build_optimizers(technique, phase, config) for phase in technique.phases
         }
         self.trainable: list[Tensor] = [p for p in technique.parameters() if p.requires_grad]
         self.names: dict[Tensor, str] = {p: name for name, p in technique.named_parameters()}
