@@ -12,7 +12,7 @@ import pytest
 import imagewright
 
 SOURCE = Path(imagewright.__file__).parent
-_TOP = {"errors", "request", "pictures", "text", "watch"}
+_TOP = {"errors", "request", "pictures", "text", "text_encoder", "watch"}
 _TRAINING = {"data", "models", "errors", "text", "pictures", "watch"}
 _ENGINE = {"request", "data", "models", "errors", "text", "pictures", "watch"}
 _MAKING = {"workshop", "engines", "provenance", "refine", "request", "errors", "pictures", "watch"}
@@ -22,14 +22,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "request": {"errors"},
     "pictures": {"errors"},
     "text": {"errors"},
+    "text_encoder": set(),
     "watch": set(),
     "prompt": {"request", "errors"},
     "terminal": {"pictures"},
-    "refine": {"request", "errors", "pictures", "text", "watch"},
+    "refine": {"request", "errors", "pictures", "text", "text_encoder", "watch"},
     "provenance": {"request", "errors", "pictures"},
     "store": {"request", "errors", "pictures"},
     "data": {"errors", "text", "pictures"},
-    "models": {"data", "errors", "text", "watch"},
+    "models": {"data", "errors", "text", "text_encoder", "watch"},
     "training": _TRAINING,
     "engines": _ENGINE,
     "export": _TRAINING | _ENGINE | {"training", "engines"},

@@ -19,6 +19,7 @@ MAX_PROMPT = 32_000  # characters, OpenAI's limit
 MAX_SEED = 2**32
 MAX_SIDE = 4096  # pixels
 MAX_N = 64
+EXTRA_OPTIONS = ("temperature", "top_k", "top_p", "truncation")  # of some techniques only
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}\Z")
@@ -30,7 +31,8 @@ class ImageRequest:
     """What to make. `None` means: the model's own default.
 
     `size` is (width, height) in pixels. `seed` is the first picture's; picture i uses (seed + i) mod 2**32, so each
-    picture of a batch can be made again alone. `mask` follows OpenAI: transparent where the picture may change.
+    picture of a batch can be made again alone. `temperature`, `top_k` (0: all) and `top_p` belong to models that sample
+    tokens or latents, `truncation` (psi; 0: the mean picture, 1: all variety) to GANs. `mask` follows OpenAI: transparent where the picture may change.
     Raises RequestError (with a fix) on values that no model could honour.
     """
 
@@ -51,6 +53,10 @@ class ImageRequest:
     seed: int | None = None
     style: str | None = None
     sampler: str | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    truncation: float | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -65,6 +71,10 @@ class ImageRequest:
         _check_range("guidance", self.guidance_scale, 0, 100)
         _check_range("strength", self.strength, 0, 1)
         _check_range("seed", self.seed, 0, MAX_SEED - 1)
+        _check_range("temperature", self.temperature, 0, 10)
+        _check_range("top k", self.top_k, 0, 1_000_000)
+        _check_range("top p", self.top_p, 0, 1)
+        _check_range("truncation", self.truncation, -2, 2)
         _check_range("output compression", self.output_compression, 0, 100)
         if self.size is not None:
             for side in self.size:
@@ -110,7 +120,8 @@ class Capabilities:
 
     `size` is the native (width, height); `any_size`: other sizes are made by resampling the native picture;
     `default_size` is what a request without a size gets (None: the native one).
-    `max_prompt_tokens` 0 means unknown. `styles` and `samplers` list the allowed names; empty: the field is unused.
+    `max_prompt_tokens` 0 means unknown. `styles` and `samplers` list the allowed names; empty: the field is unused. `options` names those of EXTRA_OPTIONS
+    that the model honours.
     """
 
     size: tuple[int, int]
@@ -126,6 +137,7 @@ class Capabilities:
     transparent: bool = False
     styles: tuple[str, ...] = ()
     samplers: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     max_prompt_tokens: int = 0
     default_steps: int | None = None
     default_guidance: float | None = None

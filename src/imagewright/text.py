@@ -7,18 +7,16 @@ near its word. An emoji or another symbol is read by its Unicode name.
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.resources import as_file, files
+from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
 from tokenizers import Encoding
 from tokenizers import Tokenizer as WordPieces
 
@@ -59,22 +57,6 @@ class Tokenizer:
                 grams[row, piece, : len(buckets)] = buckets
             cut.append(len(encoding.ids) - len(kept))
         return ids, grams, mask, cut
-
-
-class WordVectors:
-    """The frozen word-piece vectors that ship, for engines without torch. `digest` is the sha256 of their bytes."""
-
-    def __init__(self) -> None:
-        weights = files("imagewright") / "assets" / "text" / "text.safetensors"
-        with as_file(weights) as path, safe_open(str(path), framework="numpy") as file:
-            self.rows = file.get_tensor("table.rows")  # (vocab, dim) int8
-            self.scale = file.get_tensor("table.scale").astype(np.float32)  # (vocab, 1)
-        self.digest = hashlib.sha256(self.rows.tobytes() + self.scale.tobytes()).hexdigest()
-
-    def __call__(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """ids (B, L) to vectors (B, L, dim)."""
-        vectors: NDArray[np.float32] = self.rows[ids].astype(np.float32) * self.scale[ids]
-        return vectors
 
 
 def word_grams(word: str) -> list[int]:

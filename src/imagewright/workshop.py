@@ -10,10 +10,10 @@ from typing import Any
 from PIL import Image
 
 from imagewright.engines.catalog import Catalog
-from imagewright.engines.engine import Progress
 from imagewright.provenance import record
 from imagewright.refine import upscale
 from imagewright.request import ImageRequest, ImageResult
+from imagewright.watch import Progress, Tracer, Watch
 
 
 class Workshop:
@@ -22,13 +22,14 @@ class Workshop:
     def __init__(self, catalog: Catalog | None = None) -> None:
         self.catalog = catalog or Catalog()
 
-    def make(self, request: ImageRequest, progress: Progress | None = None) -> ImageResult:
-        """Pictures of the asked size and background; their records are also in `info["imagewright"]`.
+    def make(self, request: ImageRequest, progress: Progress | None = None, trace: Tracer | None = None) -> ImageResult:
+        """Pictures of the asked size and background; their records are also in `info["imagewright"]`. `trace` is
+        called with what happens on the way (see watch.Watch).
 
         Raises RequestError, ModelError and MissingExtraError.
         """
         engine, model = self.catalog.find(request.model)
-        result = engine.generate(replace(request, model=model), progress)
+        result = engine.generate(replace(request, model=model), Watch(progress, trace))
         adjustments = (*result.adjustments, *upscale.unmet(result.images, request))
         request = replace(request, size=result.size)
         told = {"adjustments": record.plain(adjustments)}

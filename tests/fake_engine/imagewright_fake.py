@@ -7,8 +7,9 @@ import hashlib
 import numpy as np
 from PIL import Image
 
-from imagewright.engines.engine import Engine, ModelInfo, Progress, seed_of
+from imagewright.engines.engine import Engine, ModelInfo, seed_of
 from imagewright.request import Adjustment, Capabilities, ImageRequest
+from imagewright.watch import Watch
 
 _CAN = Capabilities(size=(32, 32), steps=True, default_steps=4, transparent=True, styles=("flat",))
 
@@ -40,11 +41,10 @@ class FakeEngine(Engine):
         ]
 
     def _generate(
-        self, request: ImageRequest, model: ModelInfo, progress: Progress | None
+        self, request: ImageRequest, model: ModelInfo, watch: Watch
     ) -> tuple[list[Image.Image], list[Adjustment]]:
         pictures = [self._picture(request, model, seed_of(request, index)) for index in range(request.n)]
-        if progress:
-            progress(4, 4)
+        watch.told(4, 4)
         return pictures, []
 
     def _picture(self, request: ImageRequest, model: ModelInfo, seed: int) -> Image.Image:

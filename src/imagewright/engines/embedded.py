@@ -1,6 +1,6 @@
-"""The engine that needs no torch: ONNX Runtime for the networks, numpy for the sampler.
+"""The engine that needs no torch: ONNX Runtime for the networks, numpy around them.
 
-Models are folders made by `imagewright export`; one ships in the package. Each picture is computed alone (guidance
+Models are folders made by `imagewright export`; some ship in the package. Each picture is computed alone (guidance
 makes it two rows), so its pixels depend on its seed and never on how many were asked for.
 """
 
@@ -19,17 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imagewright.engines.engine import Engine, ModelInfo, Progress, seed_of
+from imagewright.engines.engine import Engine, ModelInfo, capabilities, options_of, seed_of
+from imagewright.engines.runners import runner
 from imagewright.errors import ModelCorruptError, ModelNotFoundError
-from imagewright.models.samplers import PROCESSES, SAMPLERS, guided, noise_source
-from imagewright.request import Adjustment, Capabilities, ImageRequest
-from imagewright.text import Tokenizer, WordVectors
+from imagewright.request import Adjustment, ImageRequest
+from imagewright.text import Tokenizer
+from imagewright.text_encoder import NumpyTextEncoder, digest, read_packed, shipped
+from imagewright.watch import Watch
 
-FORMAT = 1
-PARTS = ("text", "denoiser", "decoder")
+FORMAT = 2
+TEXT = "text.safetensors"
 KEYS = {
-    *("name", "technique", "summary", "licence", "size", "default_size", "latent", "process", "styles"),
-    *("max_tokens", "word_vectors", "defaults", "training", "files"),
+    *("name", "technique", "summary", "licence", "size", "default_size", "styles", "max_tokens", "text_encoder"),
+    *("sampling", "runtime", "training", "files"),
 }
 Floats = NDArray[np.float32]
 
@@ -45,7 +47,7 @@ class EmbeddedEngine(Engine):
 
     def models(self) -> Sequence[ModelInfo]:
         """The models in the engine's folders, the default first."""
-        return [_info(path) for folder in self._folders for path in sorted(folder.glob("*/model.json"))]
+        return [_info(path) for folder in self._folders for path in _in_order(folder)]
 
     def find(self, name: str | None) -> ModelInfo:
         """As Engine.find; `name` may also be the path of an exported model, if no model has that name."""
@@ -53,13 +55,17 @@ class EmbeddedEngine(Engine):
             return _info(Path(name) / "model.json")
         return super().find(name)
 
-    def _generate(
-        self, request: ImageRequest, model: ModelInfo, progress: Progress | None
-    ) -> tuple[list[Image.Image], list[Adjustment]]:
+    def load(self, model: ModelInfo) -> ExportedModel:
+        """The model's networks, kept for the next call."""
         folder = Path(model.extra["path"])
         if folder not in self._loaded:
             self._loaded[folder] = ExportedModel(folder)
-        return self._loaded[folder].generate(request, progress)
+        return self._loaded[folder]
+
+    def _generate(
+        self, request: ImageRequest, model: ModelInfo, watch: Watch
+    ) -> tuple[list[Image.Image], list[Adjustment]]:
+        return self.load(model).generate(request, watch)
 
 
 class ExportedModel:
@@ -68,103 +74,67 @@ class ExportedModel:
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         self.folder = folder
         self.description = read_description(folder)
-        self.process = PROCESSES[self.description["process"]]()
+        self.runtime: Mapping[str, Any] = self.description["runtime"]
         self.tokenizer = Tokenizer()
+        self._runner = runner(self.description["technique"])
         self._threads = threads
         self._sessions: dict[str, Any] = {}
 
     @cached_property
-    def shape(self) -> tuple[int, ...]:
-        """(C, h, w) of what the denoiser works on."""
-        return tuple(self.description["latent"])
-
-    @cached_property
-    def vectors(self) -> WordVectors:
-        """The word vectors that the text encoder was made for. Raises ModelCorruptError if these are others."""
-        vectors = WordVectors()
-        if vectors.digest != self.description["word_vectors"]:
+    def encode_text(self) -> NumpyTextEncoder:
+        """The text encoder that the model was trained with. Raises ModelCorruptError if the shipped one is another."""
+        packed = shipped()
+        if TEXT in self.description["files"]:
+            read_verified(self.folder, TEXT, self.description["files"])
+            packed |= read_packed(self.folder / TEXT)
+        if digest(packed) != self.description["text_encoder"]:
             raise ModelCorruptError(
-                f"{self.folder} was made for other word vectors.", "Use the version of imagewright that made it."
+                f"{self.folder} was made for another text encoder.", "Use the version of imagewright that made it."
             )
-        return vectors
+        return NumpyTextEncoder(packed)
 
-    def run(self, part: str, **inputs: NDArray[Any]) -> list[Floats]:
-        """The outputs of text, denoiser, decoder or encoder."""
+    def run(self, part: str, outputs: Sequence[str] | None = None, **inputs: NDArray[Any]) -> list[Floats]:
+        """The outputs of a part; only those named in `outputs` are computed, if any are."""
         if part not in self._sessions:
             self._sessions[part] = self._open(part)
-        result: list[Floats] = self._sessions[part].run(None, inputs)
+        result: list[Floats] = self._sessions[part].run(outputs, inputs)
         return result
 
     def _open(self, part: str) -> Any:
         import onnxruntime
 
-        data = read_verified(self.folder / f"{part}.onnx", self.description["files"])
+        data = read_verified(self.folder, f"{part}.onnx", self.description["files"])
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self._threads or _cores()
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
-    def generate(
-        self, request: ImageRequest, progress: Progress | None = None
-    ) -> tuple[list[Image.Image], list[Adjustment]]:
+    def generate(self, request: ImageRequest, watch: Watch = Watch()) -> tuple[list[Image.Image], list[Adjustment]]:
         """`request.n` RGBA pictures at the model's own size."""
-        condition, adjustments = self.condition(request)
-        steps = request.num_inference_steps or self.description["defaults"]["steps"]
+        words, adjustments = self.words(request)
+        options = options_of(request, self.description["sampling"])
         images = []
         for index in range(request.n):
 
-            def told(done: int, before: int = index * steps) -> None:
-                if progress is not None:
-                    progress(before + done, request.n * steps)
+            def told(done: int, total: int, before: int = index) -> None:
+                watch.told(before * total + done, request.n * total)
 
-            x = self.sample(condition, request, seed_of(request, index), steps, told)
-            images.append(to_picture(self.run("decoder", x=x)[0]))
+            one = Watch(told, watch.trace)
+            images.append(to_picture(self._runner.draw(self, words, options, seed_of(request, index), one)))
         return images, adjustments
 
-    def condition(self, request: ImageRequest) -> tuple[dict[str, NDArray[Any]], list[Adjustment]]:
-        """The denoiser's inputs but x and t, two rows each (the wanted and the avoided), and what was cut off."""
+    def words(self, request: ImageRequest) -> tuple[dict[str, NDArray[Any]], list[Adjustment]]:
+        """The encoded prompt, two rows each (the wanted and the avoided), and what was cut off."""
         texts, limit = [request.prompt, request.negative_prompt], self.description["max_tokens"]
         ids, grams, mask, cut = self.tokenizer.encode(texts, limit)
-        text, pooled = self.run("text", vectors=self.vectors(ids), grams=grams, text_mask=mask)
+        text, pooled = self.encode_text(ids, grams, mask)
         style = self.description["styles"][request.style] if request.style else 0
         adjustments = [
             Adjustment(field, f"{limit + more} tokens", f"{limit} tokens", "the model reads no further")
             for field, more in zip(("prompt", "negative_prompt"), cut, strict=True)
             if more
         ]
-        return {
-            "text": text,
-            "pooled": pooled,
-            "text_mask": mask,
-            "style": np.array([style, 0], np.int64),
-            "known": np.zeros((2, *self.shape), np.float32),
-            "mask": np.zeros((2, 1, *self.shape[1:]), np.float32),
-        }, adjustments
-
-    def sample(
-        self, condition: Mapping[str, NDArray[Any]], request: ImageRequest, seed: int, steps: int, told: Any
-    ) -> Floats:
-        """The latents (1, C, h, w) of one picture. `condition` holds two rows: the wanted and the avoided."""
-        defaults = self.description["defaults"]
-        times = self.process.times(steps)
-        done = {t: i for i, t in enumerate(times)}
-
-        def rows(x: Floats, t: float, count: int) -> Floats:
-            told(done.get(t, 0))
-            inputs = {name: value[:count] for name, value in condition.items()}
-            return self.run("denoiser", x=np.repeat(x, count, axis=0), t=np.full(count, t, np.float32), **inputs)[0]
-
-        def both(x: Floats, t: float) -> tuple[Floats, Floats]:
-            estimate = rows(x, t, 2)
-            return estimate[:1], estimate[1:]
-
-        scale = defaults["guidance"] if request.guidance_scale is None else request.guidance_scale
-        denoise = guided(lambda x, t: rows(x, t, 1), both, scale, tuple(defaults["interval"]))
-        noise = noise_source(seed, (1, *self.shape))
-        sampler = SAMPLERS[request.sampler or defaults["sampler"]]
-        x: Floats = sampler(denoise, self.process.start(noise()), times, self.process, noise)
-        told(steps)
-        return x.astype(np.float32)
+        return {"text": text, "pooled": pooled, "text_mask": mask, "style": np.array([style, 0], np.int64)}, adjustments
 
 
 def to_picture(pixels: Floats) -> Image.Image:
@@ -184,31 +154,35 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ModelNotFoundError(f"There is no exported model in {folder}.", "Make one: imagewright export RUN DIR")
     try:
         description: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        known = description["format"] == FORMAT
-        complete = set(description) >= KEYS and set(description["files"]) >= {f"{part}.onnx" for part in PARTS}
+        complete = description["format"] == FORMAT and set(description) >= KEYS
+        parts = runner(description["technique"]).PARTS if complete else ()
+        complete = complete and set(description["files"]) >= {f"{part}.onnx" for part in parts}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelCorruptError(f"{path} cannot be read: {error}.", "Export or install the model again.") from error
-    if not known or not complete:
+    if not complete:
         raise ModelCorruptError(f"{path} is of another format.", "Use the version of imagewright that made it.")
     return description
 
 
-def read_verified(path: Path, hashes: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """A file's bytes, if they match the model's description. Raises ModelCorruptError."""
+def read_verified(folder: Path, name: str, listed: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """A file's bytes, if they match the model's description. A part may lie in a neighbouring model's folder.
+
+    Raises ModelCorruptError."""
+    path: Path = folder.parent / listed[name].get("in", folder.name) / name
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ModelCorruptError(f"{path.name} cannot be read: {error}.", "Install the model again.") from error
-    if hashlib.sha256(data).hexdigest() != hashes[path.name]["sha256"]:
+    if hashlib.sha256(data).hexdigest() != listed[name]["sha256"]:
         raise ModelCorruptError(f"{path} is damaged: its hash does not match.", "Install the model again.")
     return data
 
 
 def verify(folder: Path) -> None:
     """Check every file of an exported model. Raises ModelNotFoundError, ModelCorruptError."""
-    hashes = read_description(folder)["files"]
-    for name in hashes:
-        read_verified(folder / name, hashes)
+    listed = read_description(folder)["files"]
+    for name in listed:
+        read_verified(folder, name, listed)
 
 
 def _cores() -> int:
@@ -221,10 +195,14 @@ def _default_folders() -> list[Path]:
     return [Path(str(files("imagewright") / "assets")), *(Path(p) for p in extra.split(os.pathsep) if p)]
 
 
+def _in_order(folder: Path) -> list[Path]:
+    """The model.json files in a folder of models, by rank (lower first), then by name."""
+    return sorted(folder.glob("*/model.json"), key=lambda path: (read_description(path.parent).get("rank", 9), path))
+
+
 def _info(path: Path) -> ModelInfo:
     """ModelInfo from a model.json; the digest is over the hashes that it lists, so that no weights are read."""
     found = read_description(path.parent)
-    defaults = found["defaults"]
     listed = "".join(f"{name}:{entry['sha256']}\n" for name, entry in sorted(found["files"].items()))
     return ModelInfo(
         name=found["name"],
@@ -232,20 +210,15 @@ def _info(path: Path) -> ModelInfo:
         technique=found["technique"],
         summary=found["summary"],
         licence=found["licence"],
-        capabilities=Capabilities(
+        capabilities=capabilities(
+            found["sampling"],
             size=tuple(found["size"]),
             default_size=tuple(found["default_size"]),
-            negative_prompt=True,
-            steps=True,
-            guidance=True,
-            transparent=True,
+            transparent=found.get("transparent", True),
             styles=tuple(found["styles"]),
-            samplers=tuple(SAMPLERS),
             max_prompt_tokens=found["max_tokens"],
-            default_steps=defaults["steps"],
-            default_guidance=defaults["guidance"],
         ),
-        size_bytes=sum(entry["bytes"] for entry in found["files"].values()),
+        size_bytes=sum(entry["bytes"] for entry in found["files"].values() if "in" not in entry),
         digest=hashlib.sha256(listed.encode()).hexdigest(),
         extra={"path": str(path.parent), "training_manifest": found["training"]["manifest"]},
     )

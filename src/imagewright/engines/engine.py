@@ -10,16 +10,18 @@ from __future__ import annotations
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from PIL import Image
 
 from imagewright.errors import ModelNotFoundError, UnsupportedError
-from imagewright.request import MAX_SEED, Adjustment, Capabilities, ImageRequest, ImageResult
+from imagewright.models.samplers import SAMPLERS
+from imagewright.request import EXTRA_OPTIONS, MAX_SEED, Adjustment, Capabilities, ImageRequest, ImageResult
+from imagewright.watch import Progress, Watch
 
-Progress = Callable[[int, int], None]  # (steps done, steps in all), called from the working thread
+__all__ = ["Engine", "ModelInfo", "Progress", "adapt", "capabilities", "options_of", "seed_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _generate(
-        self, request: ImageRequest, model: ModelInfo, progress: Progress | None
+        self, request: ImageRequest, model: ModelInfo, watch: Watch
     ) -> tuple[list[Image.Image], list[Adjustment]]:
         """`request.n` RGBA or RGB pictures for an adapted request (every field is set and within capabilities)."""
 
@@ -62,12 +64,12 @@ class Engine(ABC):
             f"No model {name!r} in engine {self.name}.", f"There are: {', '.join(m.name for m in models) or 'none'}."
         )
 
-    def generate(self, request: ImageRequest, progress: Progress | None = None) -> ImageResult:
+    def generate(self, request: ImageRequest, watch: Watch = Watch()) -> ImageResult:
         """Pictures for `request`, with records and adjustments. Raises RequestError and ModelError."""
         model = self.find(request.model)
         adapted, adjustments = adapt(request, model.capabilities)
         start = time.perf_counter()
-        images, more = self._generate(adapted, model, progress)
+        images, more = self._generate(adapted, model, watch)
         seconds = time.perf_counter() - start
         adjustments = [*adjustments, *more]
         records = tuple(
@@ -120,6 +122,9 @@ def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[
         bend("guidance_scale", None, "this model has no guidance")
     if request.seed is not None and not can.seed:
         bend("seed", None, "this model takes no seed; the picture cannot be made again exactly")
+    for name in EXTRA_OPTIONS:
+        if getattr(request, name) is not None and name not in can.options:
+            bend(name, None, f"this model has no {name}")
     if request.size is None:
         changes["size"] = can.default_size or can.size
     elif request.size != can.size and not can.any_size:
@@ -131,6 +136,29 @@ def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[
     if can.guidance and request.guidance_scale is None:
         changes["guidance_scale"] = can.default_guidance
     return replace(request, **changes), made
+
+
+FIELDS = {"steps": "num_inference_steps", "guidance": "guidance_scale"}  # sampling options under another name there
+
+
+def options_of(request: ImageRequest, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of each option in `sampling`: the request's, or the default given there."""
+    asked = {name: getattr(request, FIELDS.get(name, name), None) for name in sampling}
+    return {name: default if asked[name] is None else asked[name] for name, default in sampling.items()}
+
+
+def capabilities(sampling: Mapping[str, Any], **others: Any) -> Capabilities:
+    """What a model of ours can do, told by its sampling options and their defaults; `others` go in as they are."""
+    return Capabilities(
+        negative_prompt="guidance" in sampling,
+        steps="steps" in sampling,
+        guidance="guidance" in sampling,
+        samplers=tuple(SAMPLERS) if "sampler" in sampling else (),
+        options=tuple(name for name in EXTRA_OPTIONS if name in sampling),
+        default_steps=sampling.get("steps"),
+        default_guidance=sampling.get("guidance"),
+        **others,
+    )
 
 
 def seed_of(request: ImageRequest, index: int) -> int:
@@ -163,6 +191,7 @@ def _record(
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
         "sampler": request.sampler,
+        **{name: getattr(request, name) for name in EXTRA_OPTIONS if getattr(request, name) is not None},
         "background": request.background,
         "size": list(image.size),
         "adjustments": [asdict(a) for a in adjustments],

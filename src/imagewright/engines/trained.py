@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from imagewright.data.batch import STYLES
 from imagewright.engines.embedded import to_picture
-from imagewright.engines.engine import Engine, ModelInfo, Progress, seed_of
+from imagewright.engines.engine import Engine, ModelInfo, capabilities, options_of, seed_of
 from imagewright.errors import ModelError, ModelNotFoundError
-from imagewright.models.diffusion import Diffusion
-from imagewright.models.samplers import SAMPLERS
-from imagewright.models.technique import Cond
-from imagewright.request import Adjustment, Capabilities, ImageRequest
+from imagewright.models.technique import Cond, Technique
+from imagewright.request import Adjustment, ImageRequest
 from imagewright.training.checkpoint import load_model, open_model
 from imagewright.watch import Watch
 
@@ -26,7 +25,7 @@ class TrainedEngine(Engine):
     name = "trained"
 
     def __init__(self) -> None:
-        self._loaded: dict[str, tuple[Diffusion, ModelInfo]] = {}
+        self._loaded: dict[str, tuple[Technique, ModelInfo]] = {}
 
     def models(self) -> Sequence[ModelInfo]:
         """Those used so far: runs are found by their path only."""
@@ -38,51 +37,53 @@ class TrainedEngine(Engine):
             raise ModelNotFoundError("A trained model is named by its run folder.", "Give --model RUN_FOLDER.")
         if name not in self._loaded:
             technique = load_model(name)
-            if not isinstance(technique, Diffusion):
+            if not technique.family:
                 raise ModelError(
                     f"{name} holds a {type(technique).__name__}, which makes no pictures from words.",
-                    "Give the folder of a diffusion run.",
+                    "Give the folder of a run that does (vae, gan, diffusion or autoregressive).",
                 )
             self._loaded[name] = technique, self._info(name, technique)
         return self._loaded[name][1]
 
-    def _info(self, name: str, technique: Diffusion) -> ModelInfo:
+    def technique(self, model: ModelInfo) -> Technique:
+        """The loaded network of a model that `find` gave."""
+        return self._loaded[model.extra["path"]][0]
+
+    def _info(self, name: str, technique: Technique) -> ModelInfo:
         path, run = open_model(name)
-        config, side = technique.config, technique.pixels
+        side = technique.pixels
         digest = hashlib.sha256((path / "ema.safetensors").read_bytes()).hexdigest()
         return ModelInfo(
             name=Path(name).name,
             engine=self.name,
-            technique="diffusion",
+            technique=technique.family,
             summary=f"A run at step {path.name.removeprefix('step-')}.",
             licence="your own",
-            capabilities=Capabilities(
+            capabilities=capabilities(
+                defaults(technique),
                 size=(side, side),
-                negative_prompt=True,
-                steps=True,
-                guidance=True,
                 transparent=True,
                 styles=tuple(run.get("styles", {})),
-                samplers=tuple(SAMPLERS),
-                max_prompt_tokens=config.text.max_tokens,
-                default_steps=config.steps,
-                default_guidance=config.guidance,
+                max_prompt_tokens=getattr(getattr(technique.config, "text", None), "max_tokens", 0),
             ),
             digest=digest,
             extra={"path": name, "training_manifest": run.get("manifest_hash")},
         )
 
     def _generate(
-        self, request: ImageRequest, model: ModelInfo, progress: Progress | None
+        self, request: ImageRequest, model: ModelInfo, watch: Watch
     ) -> tuple[list[Image.Image], list[Adjustment]]:
-        technique, _ = self._loaded[model.extra["path"]]
+        technique = self.technique(model)
         style = STYLES.index(request.style) if request.style else 0
         pictures = technique.sample(
             Cond([request.prompt] * request.n, [style] * request.n, [request.negative_prompt] * request.n),
             [seed_of(request, i) for i in range(request.n)],
-            steps=request.num_inference_steps,
-            guidance=request.guidance_scale,
-            sampler=request.sampler,
-            watch=Watch(progress),
+            watch=watch,
+            **options_of(request, defaults(technique)),
         )
         return [to_picture(picture[None].cpu().numpy()) for picture in pictures], []
+
+
+def defaults(technique: Technique) -> dict[str, Any]:
+    """The technique's sampling options and their defaults."""
+    return {name: getattr(technique.config, name) for name in technique.sampling}

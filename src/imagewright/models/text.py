@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imagewright.models.layers import rms_norm
 from imagewright.text import GRAM_BUCKETS, MAX_TOKENS
+from imagewright.text_encoder import pack, shipped, unpack
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,17 @@ class TextEncoder(nn.Module):
 
 def load_pretrained(dropout: float = 0.0) -> TextEncoder:
     """The encoder that ships: the frozen table and the distilled layers, fit to be trained further."""
-    folder = files("imagewright") / "assets" / "text"
-    config = json.loads((folder / "config.json").read_text("utf-8"))["model"]
+    config = json.loads((files("imagewright") / "assets" / "text" / "config.json").read_text("utf-8"))["model"]
     encoder = TextEncoder(TextConfig(**{**config, "dropout": dropout}))
-    encoder.load_state_dict(load((folder / "text.safetensors").read_bytes()))
+    encoder.load_state_dict({name: torch.from_numpy(array) for name, array in unpack(shipped()).items()})
     return encoder
+
+
+def packed_state(encoder: TextEncoder) -> dict[str, NDArray[Any]]:
+    """The encoder's weights as they are kept in a file (see text_encoder.pack)."""
+    return pack(
+        {
+            name: tensor.detach().cpu().float().numpy() if tensor.is_floating_point() else tensor.cpu().numpy()
+            for name, tensor in encoder.state_dict().items()
+        }
+    )

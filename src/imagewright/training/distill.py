@@ -27,11 +27,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load, save_file
+from safetensors.numpy import save_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
-from imagewright.models.text import TextConfig, TextEncoder
+from imagewright.models.text import TextConfig, TextEncoder, packed_state
 from imagewright.text import Tokenizer
+from imagewright.text_encoder import read_packed, unpack
 from imagewright.training.phrases import (
     QUERIES,
     ROLE_SIZES,
@@ -386,9 +388,8 @@ def write_tokenizer(teacher: bytes, out: Path) -> None:
 
 
 def write_encoder(encoder: TextEncoder, out: Path) -> None:
-    """Table as int8, everything else as float16."""
-    state = encoder.state_dict().items()
-    save_file({name: x if x.dtype == torch.int8 else x.half() for name, x in state}, out)
+    """Matrices in 8 bits, the rest in 16."""
+    save_file(packed_state(encoder), out)
     out.chmod(0o644)
 
 
@@ -428,8 +429,9 @@ def main() -> None:
     targets = teach(teacher, tokenizer, [phrase.text for phrase in phrases])
     student = train(encoder, phrases, targets, config)
 
-    encoder.half().float()  # what is measured is what ships
     write_encoder(encoder, args.out / "text.safetensors")
+    stored = unpack(read_packed(args.out / "text.safetensors"))  # what is measured is what ships
+    encoder.load_state_dict({name: torch.from_numpy(array) for name, array in stored.items()})
     held_out = [phrase for phrase in phrases if is_held_out(phrase.text)]
     measured = measure(student, teacher, [concept.label for concept in concepts], held_out)
     record = {
