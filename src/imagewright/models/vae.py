@@ -95,12 +95,7 @@ class Autoencoder(Technique):
         assert pixels is not None
         latents = self.encode(pixels)
         noise = batch.draws.randn(*latents.shape[1:]).to(latents)
-        restored = self.decode(latents + self.config.noise * noise).float()
-        l1 = (restored - pixels).abs().mean()
-        edges = sum((_gradient(restored, axis) - _gradient(pixels, axis)).abs().mean() for axis in (2, 3))
-        with torch.no_grad():
-            psnr = -10 * torch.log10(((restored - pixels) / 2).square().mean((1, 2, 3)).clamp_min(1e-10)).mean()
-        return {"loss": l1 + edges, "l1": l1, "psnr": psnr}
+        return restoration(self.decode(latents + self.config.noise * noise).float(), pixels)
 
     @torch.no_grad()
     def sample(self, cond: Cond, seeds: Sequence[int], *, watch: Watch = Watch(), **options: Any) -> Tensor:
@@ -114,6 +109,15 @@ class Autoencoder(Technique):
     def reconstruct(self, pixels: Tensor) -> Tensor:
         """Through the bottleneck and back, clamped to [-1, 1]."""
         return self.decode(self.encode(pixels)).clamp(-1, 1)
+
+
+def restoration(restored: Tensor, pixels: Tensor) -> dict[str, Tensor]:
+    """How far `restored` is from `pixels`, both (B, 4, H, W): `loss` (l1 and that of the edges), `l1`, `psnr` in dB."""
+    l1 = (restored - pixels).abs().mean()
+    edges = sum((_gradient(restored, axis) - _gradient(pixels, axis)).abs().mean() for axis in (2, 3))
+    with torch.no_grad():
+        psnr = -10 * torch.log10(((restored - pixels) / 2).square().mean((1, 2, 3)).clamp_min(1e-10)).mean()
+    return {"loss": l1 + edges, "l1": l1, "psnr": psnr}
 
 
 def _conv(inside: int, outside: int) -> nn.Conv2d:
