@@ -1,6 +1,7 @@
 """A run exported to ONNX gives the pictures of the torch model, from the same noise."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,17 @@ from tests_support import discs_source
 
 from imagewright.data.batch import STYLES
 from imagewright.engines.embedded import EmbeddedEngine, ExportedModel, to_picture
+from imagewright.engines.engine import options_of
+from imagewright.engines.runners import diffusion
 from imagewright.engines.trained import TrainedEngine
-from imagewright.errors import ModelCorruptError, ModelError, ModelNotFoundError, OutputError, UnsupportedError
+from imagewright.errors import (
+    ModelCorruptError,
+    ModelError,
+    ModelNotFoundError,
+    OptionError,
+    OutputError,
+    UnsupportedError,
+)
 from imagewright.export import export
 from imagewright.models.diffusion import Diffusion, DiffusionConfig
 from imagewright.models.dit import DiTConfig
@@ -20,8 +30,10 @@ from imagewright.models.technique import Cond
 from imagewright.models.text import load_pretrained
 from imagewright.models.vae import Autoencoder, AutoencoderConfig
 from imagewright.request import ImageRequest
+from imagewright.training.checkpoint import load_model
 from imagewright.training.config import TrainConfig
 from imagewright.training.loop import train
+from imagewright.watch import Watch
 
 AUTOENCODER = AutoencoderConfig(size=16, widths=(16, 32), encoder_blocks=(1, 1), decoder_blocks=(1, 1), latent=8)
 CONFIG = DiffusionConfig(
@@ -60,21 +72,17 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize("int8,least", [(False, 60.0), (True, 35.0)])
 def test_same_noise_same_picture_as_torch(run: Path, tmp_path: Path, int8: bool, least: float) -> None:
-    from imagewright.training.checkpoint import load_model
-
     technique = load_model(run)
     model = ExportedModel(exported(run, tmp_path, int8))
     for seed in range(3):
         request = ImageRequest(prompt="a red disc", seed=seed, style="noto")
-        condition = model.condition(request)[0]
-        made = model.run("decoder", x=model.sample(condition, request, seed, 6, lambda done: None))[0]
+        options = options_of(request, {**model.description["sampling"], "steps": 6})
+        made = diffusion.draw(model, model.words(request)[0], options, seed, Watch())
         want = technique.sample(Cond(["a red disc"], [STYLES.index("noto")]), [seed], steps=6).numpy()
         assert psnr(np.clip(made, -1, 1), want) >= least
 
 
 def test_the_encoder_and_the_torch_encoder_agree(run: Path, tmp_path: Path) -> None:
-    from imagewright.training.checkpoint import load_model
-
     pixels = discs_source(16).batch(0, 0, 0, 2, 2).pixels
     want = load_model(run).encoder.encode(pixels).numpy()
     made = ExportedModel(exported(run, tmp_path, int8=False)).run("encoder", pixels=pixels.numpy())[0]
@@ -104,7 +112,7 @@ def test_progress_counts_every_step_of_every_picture(run: Path, tmp_path: Path) 
     seen: list[tuple[int, int]] = []
     path = str(exported(run, tmp_path, int8=True))
     request = ImageRequest(prompt="a disc", model=path, n=2, num_inference_steps=3)
-    EmbeddedEngine([]).generate(request, lambda done, total: seen.append((done, total)))
+    EmbeddedEngine([]).generate(request, Watch(lambda done, total: seen.append((done, total))))
     assert seen[-1] == (6, 6) and [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
@@ -160,7 +168,7 @@ def test_a_folder_of_something_else_is_left_alone(run: Path, tmp_path: Path) -> 
 
 def test_defaults_can_be_set_and_an_export_repeated(run: Path, tmp_path: Path) -> None:
     exported(run, tmp_path, int8=False)
-    export(run, tmp_path / "model", name="discs", steps=3, guidance=2.5)
+    export(run, tmp_path / "model", name="discs", defaults={"steps": 3, "guidance": 2.5})
     (model,) = EmbeddedEngine([tmp_path]).models()
     assert (model.capabilities.default_steps, model.capabilities.default_guidance) == (3, 2.5)
     assert model.capabilities.styles == ("noto",)
@@ -171,6 +179,47 @@ def test_a_model_with_other_word_vectors_is_not_exported(tmp_path: Path) -> None
     train(model, discs_source(16), TrainConfig(batch=4, steps=1, precision="fp32"), tmp_path / "run")
     with pytest.raises(ModelError, match="word vectors"):
         export(tmp_path / "run", tmp_path / "model", name="x")
+
+
+def test_a_default_that_the_technique_has_not_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="truncation"):
+        export(run, tmp_path / "model", name="discs", defaults={"truncation": 0.7})
+
+
+def test_an_option_of_another_technique_is_said_not_dropped(run: Path, tmp_path: Path) -> None:
+    path = str(exported(run, tmp_path, int8=True))
+    (said,) = EmbeddedEngine([]).generate(ImageRequest(prompt="a disc", model=path, temperature=0.5)).adjustments
+    assert said.field == "temperature" and said.used is None
+
+
+def test_a_part_that_a_neighbour_holds_is_shared(run: Path, tmp_path: Path) -> None:
+    whole = export(run, tmp_path / "whole", name="whole", int8=True)
+    thin = export(run, tmp_path / "thin", name="thin", int8=True, share=True)
+    assert (whole / "decoder.onnx").exists() and not (thin / "decoder.onnx").exists()
+    pictures = [
+        EmbeddedEngine([]).generate(ImageRequest(prompt="a disc", model=str(m), seed=1))[0] for m in (whole, thin)
+    ]
+    assert pictures[0].tobytes() == pictures[1].tobytes()
+    (whole / "decoder.onnx").unlink()
+    with pytest.raises(ModelCorruptError):
+        EmbeddedEngine([]).generate(ImageRequest(prompt="a disc", model=str(thin)))
+
+
+def test_a_text_encoder_that_was_trained_further_goes_along(run: Path, tmp_path: Path) -> None:
+    trained = Diffusion(replace(CONFIG, train_text=True))
+    trained.text.load_state_dict(load_pretrained().state_dict())
+    with torch.no_grad():
+        trained.text.pool.weight.mul_(1.5)
+    out = tmp_path / "run"
+    train(trained, discs_source(16), TrainConfig(batch=4, steps=1, precision="fp32"), out)
+    folder = export(out, tmp_path / "model", name="own", int8=False)
+    assert (folder / "text.safetensors").stat().st_size < 3e6  # without the word table
+    ids, grams, mask, _ = (model := ExportedModel(folder)).tokenizer.encode(["a red disc"])
+    made = model.encode_text(ids, grams, mask)
+    want = load_model(out).text(*map(torch.from_numpy, (ids, grams, mask)))
+    for a, b in zip(made, want, strict=True):  # 8-bit rows
+        assert np.linalg.norm(a - b.detach().numpy()) < 0.02 * np.linalg.norm(a)
+    assert not (export(run, tmp_path / "plain", name="plain") / "text.safetensors").exists()
 
 
 def test_to_picture_undoes_premultiplication() -> None:

@@ -13,8 +13,8 @@ import imagewright
 
 SOURCE = Path(imagewright.__file__).parent
 _TOP = {"errors", "request", "pictures", "text", "text_encoder", "watch"}
-_TRAINING = {"data", "models", "errors", "text", "pictures", "watch"}
-_ENGINE = {"request", "data", "models", "errors", "text", "pictures", "watch"}
+_TRAINING = {"data", "models", "errors", "text", "text_encoder", "pictures", "watch"}
+_ENGINE = {"request", "data", "models", "errors", "text", "text_encoder", "pictures", "watch"}
 _MAKING = {"workshop", "engines", "provenance", "refine", "request", "errors", "pictures", "watch"}
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"data", "errors", "text", "text_encoder", "watch"},
     "training": _TRAINING,
     "engines": _ENGINE,
-    "export": _TRAINING | _ENGINE | {"training", "engines"},
+    "export": _TRAINING | _ENGINE | {"text_encoder"} | {"training", "engines"},
     "evaluation": _TRAINING | _MAKING | {"training"},
     "workshop": {"engines", "refine", "provenance", "store", "request", "errors", "watch"},
     "reproduce": _MAKING,

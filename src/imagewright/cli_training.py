@@ -81,20 +81,41 @@ def folder(
 
 
 def train(
-    technique: Annotated[str, typer.Option(help="What to train: diffusion or autoencoder.", show_default=False)],
+    technique: Annotated[
+        str,
+        typer.Option(
+            help="What to train: vae, gan, diffusion, autoregressive; or a first stage alone: autoencoder, tokenizer.",
+            show_default=False,
+        ),
+    ],
     data: Annotated[Path, typer.Option(help="A folder made by `imagewright data`, or your own.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The run's folder; the same command goes on where it stopped.")] = Path(
         "runs/first"
     ),
     preset: Annotated[
-        str | None, typer.Option(help="tiny (seconds), cpu or pixels (hours), gpu (minutes). Default: cpu.")
+        str | None,
+        typer.Option(help="tiny (seconds), cpu (hours), gpu (minutes), others of some techniques. Default: cpu."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the pictures in pixels. Default: the preset's.")
+    ] = None,
+    condition: Annotated[
+        str, typer.Option(help="What the model is told: text, class (the concept's name alone) or none.")
+    ] = "text",
+    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this time, over all resumes.")] = None,
+    autoencoder: Annotated[
+        Path | None,
+        typer.Option(
+            help="A finished run of the autoencoder or tokenizer to work on, instead of training one.",
+            show_default=False,
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Changes one value of the preset, as in steps=1000; repeatable.",
+            help="Changes one value of the preset, as in steps=1000 or network.depth=6; repeatable.",
         ),
     ] = None,
 ) -> None:
@@ -106,7 +127,17 @@ def train(
     with _train_extra("Training"):
         from imagewright.training.command import run
 
-        report = run(technique, data, preset, out, changes)
+        report = run(
+            technique,
+            data,
+            preset,
+            out,
+            changes,
+            size=size,
+            condition=condition,
+            minutes=minutes,
+            first_stage=autoencoder,
+        )
     say(f"{out}: {report.step} steps, stopped by {report.reason}")
     if report.reason == "interrupted":
         raise typer.Exit(130)
@@ -127,10 +158,18 @@ def export(
     card: Annotated[Path | None, typer.Option(help="A Markdown file to go with it as its README.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="The model's default number of steps.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="The model's default guidance.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="The model's default temperature.")] = None,
+    truncation: Annotated[float | None, typer.Option(help="The model's default truncation.")] = None,
+    share: Annotated[bool, typer.Option(help="Do not write a part again that a model beside it holds.")] = False,
+    rank: Annotated[int | None, typer.Option(help="Its place in its folder: the lowest is the default model.")] = None,
 ) -> None:
     """Turn a trained run into a model that needs no torch."""
     with _train_extra("Exporting"):
         from imagewright.export import export as run_export
 
-        run_export(run_dir, out_dir, name=name or out_dir.name, int8=int8, card=card, steps=steps, guidance=guidance)
+        given = {"steps": steps, "guidance": guidance, "temperature": temperature, "truncation": truncation}
+        defaults = {option: value for option, value in given.items() if value is not None}
+        run_export(
+            run_dir, out_dir, name=name or out_dir.name, int8=int8, card=card, defaults=defaults, share=share, rank=rank
+        )
     say(f'{out_dir}: ready. Next: imagewright generate --model {out_dir} "a red fox"')

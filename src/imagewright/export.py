@@ -1,15 +1,13 @@
 """A trained run becomes a folder that the embedded engine runs without torch.
 
-    model.json      what it is: sizes, defaults, styles, training data, sha256 of the networks
-    text.onnx       vectors, grams, text_mask -> text, pooled       (vectors: see imagewright.text.WordVectors)
-    denoiser.onnx   x, t, text, pooled, text_mask, style, known, mask -> denoised (one row, or two if guided)
-    decoder.onnx    x -> pixels (premultiplied RGBA in about [-1, 1])
-    encoder.onnx    pixels -> x
-    README.md       the model card, if one is given
+    model.json        what it is: sizes, sampling defaults, styles, training data, sha256 of the files
+    PART.onnx         the graphs that the technique names (Technique.graphs), run by engines/runners/<family>.py
+    text.safetensors  the text encoder but its word table, if it was trained further than the one that ships
+    README.md         the model card, if one is given
 
 With `int8` the weights of matrix products and convolutions are stored in 8 bits, one scale per output channel. The
-products inside the denoiser's blocks also run in 8 bits (activations quantised on the fly); all others restore their
-weights to float, because they are small and sensitive.
+products inside the blocks of a graph marked `fast_int8` also run in 8 bits (activations quantised on the fly); all
+others restore their weights to float, because they are small and sensitive.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,19 +26,22 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
+from safetensors.numpy import save_file
 
 from imagewright import __version__
-from imagewright.errors import ModelError, OutputError
-from imagewright.models.diffusion import Diffusion
-from imagewright.text import GRAMS_PER_PIECE, WordVectors
+from imagewright.engines.embedded import FORMAT, TEXT
+from imagewright.engines.trained import defaults as sampling_defaults
+from imagewright.errors import ModelError, OptionError, OutputError
+from imagewright.models.technique import Graph, Prompted, Technique
+from imagewright.models.text import packed_state
+from imagewright.text import MAX_TOKENS
+from imagewright.text_encoder import HEADS as TEXT_HEADS
+from imagewright.text_encoder import TABLE, digest, shipped
 from imagewright.training.checkpoint import load_model, open_model
 
-FORMAT = 1
 OPSET = 17
 DEFAULT_SIDE = 256  # a smaller picture is enlarged to this unless a size is asked for
 OUTPUT_AXIS = {"Conv": 0, "MatMul": -1, "Gemm": 0, "Gather": 0}  # of the weights of these operations
-DENOISER_INPUTS = ("x", "t", "text", "pooled", "text_mask", "style", "known", "mask")
 
 
 def export(
@@ -50,111 +51,99 @@ def export(
     name: str,
     int8: bool = True,
     card: Path | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    share: bool = False,
+    rank: int | None = None,
 ) -> Path:
     """Write the averaged weights of `run_dir` as an ONNX folder `out_dir`, and return it.
 
-    `card` is a Markdown file to go with it as its README; `steps` and `guidance` are its defaults (None: those of the
-    run's configuration). Raises ModelNotFoundError, ModelCorruptError, ModelError
-    for a technique that cannot be exported, and OutputError if `out_dir` holds anything but an exported model.
+    `card`: a Markdown file to go with it as its README. `defaults`: sampling options (steps, guidance, temperature)
+    that replace those of the run's configuration. `share`: a part that a model beside `out_dir` holds already is named
+    there instead of written again. `rank`: its place among the models of a folder (lower first, 9 if not said).
+    Raises ModelNotFoundError, ModelCorruptError, ModelError for a model that makes no pictures alone, OptionError for
+    a default that the technique has not, and OutputError if `out_dir` holds anything but an exported model.
     """
     if out_dir.exists() and any(out_dir.iterdir()) and not (out_dir / "model.json").exists():
         raise OutputError(f"{out_dir} holds something else than an exported model.", "Name a new folder.")
-    technique = load_model(run_dir, ema=True)
-    if not isinstance(technique, Diffusion):
+    technique = load_model(run_dir, ema=True).eval()
+    if not technique.family:
         raise ModelError(
-            f"A {type(technique).__name__} alone makes no pictures from words.",
-            "Export the diffusion run that uses it.",
+            f"A {type(technique).__name__} alone makes no pictures from words.", "Export the run that uses it."
         )
-    vectors, table = WordVectors(), technique.text.table
-    if not np.array_equal(vectors.rows, table.rows.numpy()) or not np.allclose(vectors.scale, table.scale.numpy()):
-        raise ModelError(
-            f"{run_dir} was trained with other word vectors.", "Train it with this version of imagewright."
-        )
+    sampling = sampling_defaults(technique)
+    if unknown := set(defaults or {}) - set(sampling):
+        raise OptionError(f"This technique has no {', '.join(unknown)}.", f"It has: {', '.join(sampling) or 'none'}.")
     path, run_config = open_model(run_dir)
     partial = out_dir.with_name(f".{out_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for part, (module, example, inputs, outputs) in _graphs(technique).items():
-        file = partial / f"{part}.onnx"
-        _to_onnx(module, example, inputs, outputs, file)
-        if int8 and part == "denoiser":
-            _dynamic_int8(file)
-        if int8:
-            _stored_int8(file)
+    description = {
+        **_describe(technique, run_config, path, name, int8),
+        "sampling": json.loads(json.dumps({**sampling, **(defaults or {})})),
+        "text_encoder": _write_text(technique, partial),
+        **({} if rank is None else {"rank": rank}),
+    }
+    for part, graph in technique.graphs().items():
+        write_graph(graph, partial / f"{part}.onnx", int8=int8)
     if card is not None:
         shutil.copy(card, partial / "README.md")
-    description = _describe(technique, run_config, path, name, int8)
-    wanted = {"steps": steps, "guidance": guidance}
-    description["defaults"] |= {key: value for key, value in wanted.items() if value is not None}
-    description["word_vectors"] = vectors.digest
-    description["files"] = {f.name: _digest(f) for f in sorted(partial.glob("*.onnx"))}
+    description["files"] = _listed(partial, out_dir, share)
     (partial / "model.json").write_text(json.dumps(description, indent=1) + "\n", "utf-8")
     shutil.rmtree(out_dir, ignore_errors=True)
     partial.rename(out_dir)
     return out_dir
 
 
-class _Call(nn.Module):
-    """A function of a module as a module of its own, so that the exporter finds the weights."""
-
-    def __init__(self, owner: nn.Module, call: Callable[..., Any]) -> None:
-        super().__init__()
-        self.owner, self.call = owner, call
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.call(*inputs)
+def write_graph(graph: Graph, file: Path, *, int8: bool) -> None:
+    """Export one part to `file`."""
+    _to_onnx(graph, file)
+    if int8:
+        if graph.fast_int8:
+            _dynamic_int8(file)
+        _stored_int8(file)
 
 
-_Graph = tuple[nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]
+def _write_text(technique: Technique, folder: Path) -> str:
+    """Write the text encoder unless it is the one that ships; return its digest."""
+    ours = shipped()
+    if not isinstance(technique, Prompted):
+        return digest(ours)
+    packed = packed_state(technique.text)
+    if any(not np.array_equal(packed[key], ours[key]) for key in TABLE):
+        raise ModelError("This run was trained with other word vectors.", "Train it with this version of imagewright.")
+    if digest(packed) != digest(ours):
+        save_file({key: array for key, array in packed.items() if key not in TABLE}, str(folder / TEXT))
+    return digest(packed)
 
 
-def _graphs(technique: Diffusion) -> dict[str, _Graph]:
-    """Each part with example inputs for two rows, and the names of its inputs and outputs."""
-    text, shape = technique.config.text, technique.encoder.shape
-    rows = (2, text.max_tokens)
-    grams, mask = torch.zeros(*rows, GRAMS_PER_PIECE, dtype=torch.long), torch.ones(rows, dtype=torch.bool)
-    x, cells = torch.randn(2, *shape), torch.zeros(2, 1, *shape[1:])
-    tokens, pooled = torch.randn(*rows, text.width), torch.randn(2, text.width)
-    inputs = (x, torch.rand(2), tokens, pooled, mask, torch.zeros(2, dtype=torch.long), x, cells)
-    with torch.no_grad():
-        pixels = technique.encoder.decode(x)
-    return {
-        "text": (
-            _Call(technique.text, technique.text.contextual),
-            (torch.randn(*rows, text.table_dim), grams, mask),
-            ("vectors", "grams", "text_mask"),
-            ("text", "pooled"),
-        ),
-        "denoiser": (
-            _Call(technique, lambda *a: technique._estimate(*a)[0]),
-            inputs,
-            DENOISER_INPUTS,
-            ("denoised",),
-        ),
-        "decoder": (_Call(technique.encoder, technique.encoder.decode), (x,), ("x",), ("pixels",)),
-        "encoder": (_Call(technique.encoder, technique.encoder.encode), (pixels,), ("pixels",), ("x",)),
-    }
+def _listed(partial: Path, out_dir: Path, share: bool) -> dict[str, dict[str, Any]]:
+    """Hash and size of each file; with `share`, files that a neighbour of `out_dir` holds are removed here."""
+    listed: dict[str, dict[str, Any]] = {}
+    neighbours = [p.parent for p in sorted(out_dir.parent.glob("*/model.json")) if p.parent != out_dir and share]
+    for file in sorted(f for f in partial.iterdir() if f.suffix in (".onnx", ".safetensors")):
+        data = file.read_bytes()
+        entry = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        holders = [n.name for n in neighbours if (n / file.name).is_file() and (n / file.name).read_bytes() == data]
+        if holders:
+            file.unlink()
+        listed[file.name] = {**entry, **({"in": holders[0]} if holders else {})}
+    return listed
 
 
-def _to_onnx(
-    module: nn.Module,
-    example: tuple[Tensor, ...],
-    inputs: tuple[str, ...],
-    outputs: tuple[str, ...],
-    file: Path,
-) -> None:
+def _to_onnx(graph: Graph, file: Path) -> None:
+    axes = {name: {0: "batch"} for name in (*graph.inputs, *graph.outputs)}
+    for name, more in (graph.dynamic or {}).items():
+        axes[name] |= more
     with warnings.catch_warnings(), torch.no_grad():
         # The tracing exporter is deprecated but needs no further package, and 7 s where the new one takes minutes.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module,
-            example,
+            graph.module,
+            graph.example,
             str(file),
-            input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_axes={n: {0: "batch"} for n in (*inputs, *outputs)},
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
         )
@@ -208,28 +197,22 @@ def _stored_int8(file: Path) -> None:
     onnx.save(model, str(file))
 
 
-def _describe(technique: Diffusion, run: dict[str, Any], path: Path, name: str, int8: bool) -> dict[str, Any]:
-    config, side = technique.config, technique.pixels
+def _describe(technique: Technique, run: dict[str, Any], path: Path, name: str, int8: bool) -> dict[str, Any]:
+    side, text = technique.pixels, getattr(technique.config, "text", None)
     return {
         "format": FORMAT,
         "name": name,
-        "technique": "diffusion",
+        "technique": technique.family,
         "summary": f"Text to pictures with transparent background, {side}x{side} pixels.",
         "licence": "Apache-2.0",
         "size": [side, side],
         "default_size": [max(side, DEFAULT_SIDE)] * 2,
-        "latent": list(technique.encoder.shape),
-        "process": config.process,
         "styles": run.get("styles", {}),
-        "max_tokens": config.text.max_tokens,
+        "max_tokens": text.max_tokens if text else MAX_TOKENS,
+        "text_heads": text.heads if text else TEXT_HEADS,
         "weights": "int8" if int8 else "float32",
         "parameters": sum(p.numel() for p in technique.parameters()),
-        "defaults": {
-            "steps": config.steps,
-            "guidance": config.guidance,
-            "interval": list(config.interval),
-            "sampler": config.sampler,
-        },
+        "runtime": technique.runtime(),
         "training": {
             "manifest": run.get("manifest_hash"),
             "steps": _step_of(path),
@@ -242,7 +225,3 @@ def _describe(technique: Diffusion, run: dict[str, Any], path: Path, name: str, 
 def _step_of(path: Path) -> int | None:
     _, _, step = path.name.partition("step-")
     return int(step) if step.isdigit() else None
-
-
-def _digest(file: Path) -> dict[str, Any]:
-    return {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "bytes": file.stat().st_size}

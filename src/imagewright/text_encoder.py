@@ -72,8 +72,8 @@ def digest(packed: Mapping[str, NDArray[Any]]) -> str:
 class NumpyTextEncoder:
     """`TextEncoder.forward` of torch, for packed weights."""
 
-    def __init__(self, packed: Mapping[str, NDArray[Any]]) -> None:
-        self.weights = unpack(packed)
+    def __init__(self, packed: Mapping[str, NDArray[Any]], heads: int = HEADS) -> None:
+        self.weights, self.heads = unpack(packed), heads
         self.depth = 1 + max(int(name.split(".")[1]) for name in packed if name.startswith("layers."))
 
     def __call__(self, ids: NDArray[np.int64], grams: NDArray[np.int64], mask: NDArray[np.bool_]) -> tuple[Floats, ...]:
@@ -92,10 +92,10 @@ class NumpyTextEncoder:
     def _layer(self, x: Floats, mask: NDArray[np.bool_], name: str) -> Floats:
         w, (B, L, D) = self.weights, x.shape
         h = _rms_norm(x) * w[f"{name}norm1.weight"]
-        qkv = (h @ w[f"{name}qkv.weight"].T).reshape(B, L, 3, HEADS, D // HEADS).transpose(2, 0, 3, 1, 4)
+        qkv = (h @ w[f"{name}qkv.weight"].T).reshape(B, L, 3, self.heads, D // self.heads).transpose(2, 0, 3, 1, 4)
         q = _rms_norm(qkv[0]) * w[f"{name}q_norm.weight"]
         k = _rms_norm(qkv[1]) * w[f"{name}k_norm.weight"]
-        logits = q @ k.swapaxes(-1, -2) * (D // HEADS) ** -0.5  # (B, heads, L, L)
+        logits = q @ k.swapaxes(-1, -2) * (D // self.heads) ** -0.5  # (B, heads, L, L)
         logits = np.where(mask[:, None, None], logits, -1e4)
         weights = np.exp(logits - logits.max(-1, keepdims=True))
         y = (weights / weights.sum(-1, keepdims=True)) @ qkv[2]

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from imagewright.engines.engine import Engine, ModelInfo
-from imagewright.errors import MissingExtraError, ModelError, ModelNotFoundError
+from imagewright.errors import MissingExtraError, ModelError, ModelNotFoundError, UnsupportedError
 
 DEFAULT_ENGINE = "embedded"
 GROUP = "imagewright.engines"
@@ -69,11 +69,35 @@ class Catalog:
             self._engines[name] = _load(name, source)
         return self._engines[name]
 
-    def find(self, name: str | None) -> tuple[Engine, str | None]:
-        """The engine of a model, and the model's name there; None is the first of the embedded engine's.
+    def find(self, name: str | None, technique: str | None = None) -> tuple[Engine, str | None]:
+        """The engine of a model, and the model's name there; None is the first of `technique`, or without one the
+        first of the embedded engine's.
 
-        Raises ModelNotFoundError, MissingExtraError.
+        Raises ModelNotFoundError, MissingExtraError, and UnsupportedError where a named model is of another technique.
         """
+        if technique is None:
+            return self._named(name)
+        if name is None:
+            name = self._first_of(technique)
+        engine, own_name = self._named(name)
+        if (found := engine.find(own_name).technique) != technique:
+            raise UnsupportedError(
+                f"{name} is a {found} model, and the technique asked for is {technique}.",
+                "Leave out the model or the technique.",
+            )
+        return engine, own_name
+
+    def _first_of(self, technique: str) -> str:
+        for listing in self.listings():
+            for model in listing.models:
+                if model.technique == technique:
+                    return f"{listing.engine}/{model.name}"
+        raise ModelNotFoundError(
+            f"No {technique} model is here.",
+            f"Train one (imagewright train --technique {technique}) and give its folder as the model.",
+        )
+
+    def _named(self, name: str | None) -> tuple[Engine, str | None]:
         if name is None:
             return self.engine(DEFAULT_ENGINE), None
         engine, _, rest = name.partition("/")

@@ -30,7 +30,18 @@ from imagewright.watch import Watch
 FORMAT = 2
 TEXT = "text.safetensors"
 KEYS = {
-    *("name", "technique", "summary", "licence", "size", "default_size", "styles", "max_tokens", "text_encoder"),
+    *(
+        "name",
+        "technique",
+        "summary",
+        "licence",
+        "size",
+        "default_size",
+        "styles",
+        "max_tokens",
+        "text_encoder",
+        "text_heads",
+    ),
     *("sampling", "runtime", "training", "files"),
 }
 Floats = NDArray[np.float32]
@@ -91,7 +102,7 @@ class ExportedModel:
             raise ModelCorruptError(
                 f"{self.folder} was made for another text encoder.", "Use the version of imagewright that made it."
             )
-        return NumpyTextEncoder(packed)
+        return NumpyTextEncoder(packed, self.description["text_heads"])
 
     def run(self, part: str, outputs: Sequence[str] | None = None, **inputs: NDArray[Any]) -> list[Floats]:
         """The outputs of a part; only those named in `outputs` are computed, if any are."""
