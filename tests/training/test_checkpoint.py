@@ -129,7 +129,7 @@ def test_a_crash_at_any_moment_of_saving_loses_nothing(run: Path, monkeypatch: p
     """Crash before each file operation in turn: what is found then is whole, the old one or the new one."""
     state = TrainState(tiny(seed=5), dials(muon=True))
     state.step = 7
-    config = describe(state.technique, dials(muon=True), None)
+    config = describe(state.technique, dials(muon=True), {})
     calls, limit = 0, 0
 
     def crashing(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,20 +1,24 @@
 """`imagewright train` from a folder of pictures: two stages, resumed, and clear words about what is wrong."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 
 from imagewright.data.loader import CaptionedFolder
-from imagewright.errors import TrainingError
+from imagewright.errors import CheckpointError, OptionError, TrainingError
 from imagewright.models.encoders import KLLatents, LatentsConfig
 from imagewright.text import Tokenizer
 from imagewright.training.checkpoint import load_model
-from imagewright.training.command import grid, run
+from imagewright.training.command import run
 from imagewright.training.presets import PRESETS
-from imagewright.training.sources import LatentSource, PixelSource, cache_latents
+from imagewright.training.previews import grid
+from imagewright.training.sources import LatentSource, PixelSource, cache_latents, weights_digest
 
 QUICK = {
     "steps": "3",
@@ -115,3 +119,77 @@ def test_the_grid_lays_transparent_pictures_on_white() -> None:
     assert sheet.size == (16, 16)
     assert sheet.getpixel((0, 0)) == (255, 255, 255) and sheet.getpixel((8, 0)) == (255, 0, 0)
     assert sheet.getpixel((15, 15)) == (255, 255, 255)
+
+
+def test_a_finished_first_stage_is_used_as_it_is(folder: Path, tmp_path: Path) -> None:
+    stage, dials = tmp_path / "stage", {"steps": "2", "batch": "4", "heldout_every": "0", "sample_every": "0"}
+    run("autoencoder", folder, "tiny", stage, {**dials, "model.latent": "4"})
+    for name in ("first", "second"):
+        run("diffusion", folder, "tiny", tmp_path / name, dials, first_stage=stage)
+    weights = load_model(stage).state_dict()
+    first = load_model(tmp_path / "first")
+    assert first.config.encoder.autoencoder.latent == 4
+    assert all(torch.equal(first.state_dict()[f"encoder.autoencoder.{k}"], v) for k, v in weights.items())
+    assert len(list(stage.glob("latents-*.safetensors"))) == 1  # shared
+    assert not (tmp_path / "first/autoencoder").exists()
+    facts = json.loads((tmp_path / "first/config.json").read_text())
+    assert facts["first_stage"] == weights_digest(load_model(stage))
+    other = tmp_path / "other"
+    run("autoencoder", folder, "tiny", other, {**dials, "model.latent": "4", "seed": "1"})
+    with pytest.raises(CheckpointError, match="first_stage"):
+        run("diffusion", folder, "tiny", tmp_path / "first", {**dials, "steps": "3"}, first_stage=other)
+
+
+@pytest.mark.parametrize("condition", ["class", "none"])
+def test_a_model_can_be_told_less(folder: Path, tmp_path: Path, condition: str) -> None:
+    small = {"steps": "1", "batch": "4", "sample_every": "1", "network.depth": "1", "heldout_every": "1"}
+    run("diffusion", folder, "pixels", tmp_path, {**small, "model.steps": "2"}, size=16, condition=condition)
+    assert json.loads((tmp_path / "config.json").read_text())["condition"] == condition
+    assert (tmp_path / "samples/step-00000001.png").exists()
+    batch = PixelSource(CaptionedFolder(folder), 16, Tokenizer(), condition=condition).batch(0, 0, 0, 8, 8)
+    colours = {caption.split()[0] if caption else "" for caption in batch.captions}
+    assert colours <= {"class": {"red", "green", "blue", "orange"}, "none": {""}}[condition]
+
+
+def test_size_reaches_through_the_autoencoder(folder: Path, tmp_path: Path) -> None:
+    quick = {**QUICK, "steps": "1", "autoencoder.steps": "1", "autoencoder.sample_every": "0"}
+    run("diffusion", folder, "tiny", tmp_path / "run", quick, size=16, minutes=5)
+    model = load_model(tmp_path / "run")
+    assert model.pixels == 16 and model.encoder.shape == (8, 4, 4)
+    assert json.loads((tmp_path / "run/config.json").read_text())["train"]["minutes"] == 3.75
+
+
+@pytest.mark.parametrize(
+    "technique,preset,options,told",
+    [
+        ("diffusion", "cpu", {"size": 72}, r"units of 16 pixels: 72 .*--size 64"),
+        ("diffusion", "pixels", {"size": 4}, r"units of 8 pixels.*--size 8"),
+        ("diffusion", "tiny", {"condition": "words"}, "words"),
+        ("diffusion", "pixels", {"first_stage": Path("runs/x")}, "no first stage"),
+    ],
+)
+def test_options_that_do_not_fit_are_told(
+    folder: Path, tmp_path: Path, technique: str, preset: str, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(OptionError, match=told) as caught:
+        run(technique, folder, preset, tmp_path / "run", {}, **options)
+    assert caught.value.fix and not (tmp_path / "run").exists()
+
+
+def test_codes_are_cached_as_whole_numbers(folder: Path, tmp_path: Path) -> None:
+    class Codes(torch.nn.Module):
+        """Stands for an encoder into codes: the mean of each cell, in steps."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.autoencoder = torch.nn.Linear(1, 1)
+
+        def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+            return ((torch.nn.functional.avg_pool2d(pixels, 4).mean(1) + 1) * 100).long()
+
+    pictures, encoder = CaptionedFolder(folder), Codes()
+    cache = cache_latents(encoder, pictures, 16, tmp_path)
+    assert load_file(cache)["latents"].dtype == torch.int16
+    codes = LatentSource(pictures, 16, Tokenizer(), cache).batch(0, 1, 0, 8, 8).latents
+    pixels = PixelSource(pictures, 16, Tokenizer()).batch(0, 1, 0, 8, 8).pixels
+    assert codes is not None and codes.dtype == torch.int64 and torch.equal(codes, encoder.encode(pixels))

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from imagewright.data.batch import STYLES
-from imagewright.data.captions import caption
+from imagewright.data.captions import caption, natural
 from imagewright.data.folder import MAX_PIXELS, prepare
 from imagewright.data.ledger import check_training
 from imagewright.data.splits import HOLDOUT, STYLE_HOLDOUT, TRAIN
@@ -71,12 +72,14 @@ class CaptionedFolder:
                 chosen = np.where(kind < scenes_share, scenes[_at(concept, len(scenes))], chosen)
         return chosen[start:stop]
 
-    def heldout(self, n: int, seed: int = 0) -> NDArray[np.int64]:
+    def heldout(self, n: int, seed: int = 0, *, scenes: bool = True) -> NDArray[np.int64]:
         """Up to `n` held-out pictures in random order, without skin tones (a tone is no new concept)."""
         held = [
             i
             for i, record in enumerate(self.records)
-            if record["split"] in (STYLE_HOLDOUT, HOLDOUT) and not record.get("tone")
+            if record["split"] in (STYLE_HOLDOUT, HOLDOUT)
+            and not record.get("tone")
+            and (scenes or record.get("kind") != "scene")
         ]
         return np.random.default_rng(seed).permutation(np.array(held, np.int64))[:n]
 
@@ -86,6 +89,15 @@ class CaptionedFolder:
             caption(self.records[i], np.random.default_rng([seed, step, row]))
             for row, i in enumerate(chosen, start=start)
         ]
+
+    def concept(self, row: int) -> str:
+        """The name of a picture's base concept, without skin tone or gender; its own where the base has none."""
+        record = self.records[row]
+        return self._concept_names.get(record["base"]) or natural(record["text"])
+
+    @cached_property
+    def _concept_names(self) -> dict[str, str]:
+        return {r["base"]: natural(r["text"]) for r in self.records if r.get("hexcode") == r["base"]}
 
     def pixels(self, chosen: Sequence[int] | NDArray[np.int64], size: int) -> torch.Tensor:
         """(n, 4, size, size) float32, premultiplied RGBA in [-1, 1]."""

@@ -2,86 +2,133 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from itertools import cycle, islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from imagewright.data.loader import CaptionedFolder
 from imagewright.errors import OptionError
 from imagewright.models import registry
-from imagewright.models.diffusion import Diffusion, DiffusionConfig
-from imagewright.models.encoders import KLLatents, LatentsConfig
-from imagewright.models.technique import Cond, Technique
+from imagewright.models.technique import Prompted, Technique
 from imagewright.models.text import load_pretrained
-from imagewright.models.vae import Autoencoder
 from imagewright.text import Tokenizer
+from imagewright.training import overrides as options
 from imagewright.training.checkpoint import load_model
 from imagewright.training.config import TrainConfig, nearest
 from imagewright.training.distributed import local_device
-from imagewright.training.loop import Preview, TrainReport, train
+from imagewright.training.loop import TrainReport, train
 from imagewright.training.presets import PRESETS, Preset
-from imagewright.training.sources import LatentSource, PixelSource, cache_latents
+from imagewright.training.previews import preview_of
+from imagewright.training.sources import CONDITIONS, LatentSource, PixelSource, cache_latents, weights_digest
 
-PREVIEW_PROMPTS = (
-    "red apple", "cat face", "dog", "rocket", "pizza", "house", "sunflower", "fire engine",
-    "smiling face with sunglasses", "a blue cat", "three red apples", "a fox to the left of a tree",
-)  # fmt: skip
+FIRST_STAGE_SHARE = 0.25  # of the minutes
 
 
-def run(technique: str, data: Path, preset: str | None, out: Path, overrides: Mapping[str, str]) -> TrainReport:
+@dataclass(frozen=True)
+class _Job:
+    """What to train, on what, and how."""
+
+    model: Any
+    config: TrainConfig
+    folder: CaptionedFolder
+    scenes_share: float
+    condition: str
+
+
+def run(
+    technique: str,
+    data: Path,
+    preset: str | None,
+    out: Path,
+    overrides: Mapping[str, str],
+    *,
+    size: int | None = None,
+    condition: str = "text",
+    minutes: float | None = None,
+    first_stage: Path | None = None,
+) -> TrainReport:
     """Train `technique` on the folder `data` by a preset (default: cpu), in the run folder `out`.
 
-    `overrides`: TrainConfig fields as text; with the prefix `autoencoder.` those of a latent model's first stage, with
-    `model.` (or `network.`) those of the model's configuration. The same call goes on where it stopped.
-    Raises OptionError on unknown names and values.
+    `overrides`: see training/overrides.py. `size`: side of the pictures in pixels. `condition`: `text`, `class` (only
+    the concept's name, no scenes) or `none`. `minutes`: for the whole command. A model on latents or codes first trains
+    the autoencoder or tokenizer that it works on; `first_stage` names a finished run of one to use instead. The same
+    call goes on where it stopped. Raises OptionError on unknown names and on values that cannot work.
     """
+    if condition not in CONDITIONS:
+        raise OptionError(f"There is no condition {condition!r}.", nearest(condition, CONDITIONS))
     found = _preset(technique, preset or "cpu")
-    scopes = _scopes(overrides)
-    folder = CaptionedFolder(data)
-    model = _changed(found.model, scopes["model"])
-    if isinstance(model, DiffusionConfig):
-        model = dataclasses.replace(model, network=_changed(model.network, scopes["network"]))
-        if isinstance(model.encoder, LatentsConfig):
-            autoencoder = _changed(model.encoder.autoencoder, scopes["autoencoder.model"])
-            model = dataclasses.replace(model, encoder=LatentsConfig(autoencoder))
-        return _train_diffusion(model, found, folder, out, scopes, preset or "cpu")
-    source = PixelSource(folder, model.size, Tokenizer(), found.scenes_share)
-    technique_ = _on_device(_seeded(model, found.train))
-    return train(technique_, source, _changed(found.train, scopes[""]), out, preview=_reconstructions(source))
-
-
-def _train_diffusion(
-    model: DiffusionConfig,
-    found: Preset,
-    folder: CaptionedFolder,
-    out: Path,
-    scopes: Mapping[str, Any],
-    preset: str,
-) -> TrainReport:
-    config = _changed(found.train, scopes[""])
-    tokenizer = Tokenizer()
-    technique = _seeded(model, config)
-    assert isinstance(technique, Diffusion)
-    technique.text.load_state_dict(load_pretrained().state_dict())
-    _on_device(technique)
-    size = technique.pixels
-    if isinstance(technique.encoder, KLLatents):
-        stage = out / "autoencoder"
-        overrides = {f"model.{k}": v for k, v in scopes["autoencoder.model"].items()} | scopes["autoencoder"]
-        report = run("autoencoder", folder.path, preset, stage, overrides)
+    two_stages = stage_of(found.model) is not None
+    dials, model_changes, stage_changes = options.split(overrides, two_stages)
+    if minutes is not None:
+        dials["minutes"] = str(minutes * (1 - FIRST_STAGE_SHARE) if two_stages and first_stage is None else minutes)
+    model = options.changed(found.model, model_changes)
+    config = options.changed(found.train, dials)
+    if not two_stages:
+        if first_stage is not None:
+            raise OptionError(f"The preset {preset!r} of {technique} has no first stage.", "Leave --autoencoder out.")
+        job = _Job(sized(model, size), config, CaptionedFolder(data), found.scenes_share, condition)
+        built = _built(job)
+        return _train(built, _source(built, job), job, out)
+    stage_dials, stage_model, _ = options.split(stage_changes, False)
+    if first_stage is not None:
+        model = _on_stage(model, _finished_stage(model, first_stage, size, stage_changes))
+    else:
+        model = sized(_on_stage(model, options.changed(stage_of(model), stage_model)), size)
+    job = _Job(model, config, CaptionedFolder(data), found.scenes_share, condition)
+    built = _built(job)  # before the first stage trains, so that what does not fit is said at once
+    if first_stage is None:
+        first_stage = out / "autoencoder"
+        if minutes is not None:
+            stage_dials["minutes"] = str(minutes * FIRST_STAGE_SHARE)
+        report = _train_stage(job, preset or "cpu", stage_dials, first_stage)
         if report.reason == "interrupted":
             return report
-        technique.encoder.autoencoder.load_state_dict(load_model(stage).state_dict())
-        cache = cache_latents(technique.encoder, folder, size, out)
-        source: PixelSource = LatentSource(folder, size, tokenizer, cache, found.scenes_share)
+        cache_folder = out
     else:
-        source = PixelSource(folder, size, tokenizer, found.scenes_share)
-    return train(technique, source, config, out, preview=_prompts(source))
+        cache_folder = first_stage
+    return _train_on_stage(built, job, first_stage, cache_folder, out)
+
+
+def _train_stage(job: _Job, preset: str, dials: Mapping[str, str], out: Path) -> TrainReport:
+    """Train the first stage of the job's model by its technique's preset of the same name."""
+    rows = PRESETS[technique_of(stage_of(job.model))]
+    found = rows.get(preset, rows["cpu"])
+    config = options.changed(found.train, dials)
+    stage = _Job(stage_of(job.model), config, job.folder, found.scenes_share, "text")
+    built = _built(stage)
+    return _train(built, _source(built, stage), stage, out)
+
+
+def _train_on_stage(built: Technique, job: _Job, first_stage: Path, cache_folder: Path, out: Path) -> TrainReport:
+    encoder: Any = built.encoder
+    encoder.autoencoder.load_state_dict(load_model(first_stage).state_dict())
+    cache = cache_latents(encoder, job.folder, built.pixels, cache_folder)
+    source = LatentSource(job.folder, built.pixels, Tokenizer(), cache, job.scenes_share, job.condition)
+    return _train(built, source, job, out, {"first_stage": weights_digest(encoder.autoencoder)})
+
+
+def _train(built: Technique, source: PixelSource, job: _Job, out: Path, facts: Mapping[str, Any] = {}) -> TrainReport:
+    facts = {"condition": job.condition, **facts}
+    return train(built, source, job.config, out, preview=preview_of(built, source), facts=facts)
+
+
+def _source(built: Technique, job: _Job) -> PixelSource:
+    return PixelSource(job.folder, built.pixels, Tokenizer(), job.scenes_share, job.condition)
+
+
+def _built(job: _Job) -> Technique:
+    """The untrained model on this process's device; one that takes words gets the text encoder that ships."""
+    torch.manual_seed(job.config.seed)
+    try:
+        built = registry.build(job.model)
+    except ValueError as error:
+        raise OptionError(f"The model cannot be built: {error}", "Choose another size or another preset.") from error
+    if isinstance(built, Prompted):
+        built.text.load_state_dict(load_pretrained().state_dict())
+    return built.to(local_device())
 
 
 def _preset(technique: str, name: str) -> Preset:
@@ -91,85 +138,58 @@ def _preset(technique: str, name: str) -> Preset:
     return PRESETS[technique][name]
 
 
-def _scopes(overrides: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    scopes: dict[str, dict[str, str]] = {
-        "": {},
-        "model": {},
-        "network": {},
-        "autoencoder": {},
-        "autoencoder.model": {},
-    }
-    for key, value in overrides.items():
-        scope, _, name = key.rpartition(".")
-        if scope not in scopes:
-            raise OptionError(f"Unknown option {key!r}.", nearest(scope, filter(None, scopes)))
-        scopes[scope][name] = value
-    return scopes
+def technique_of(model: Any) -> str:
+    """The name, in the table of presets, of the technique that a config's type belongs to."""
+    return next(name for name, rows in PRESETS.items() for row in rows.values() if type(row.model) is type(model))
 
 
-def _changed(config: Any, changes: Mapping[str, str]) -> Any:
-    """`config` with fields replaced by values read from text by the type of the present value."""
-    fields = {f.name for f in dataclasses.fields(config)}
-    values: dict[str, Any] = {}
-    for name, text in changes.items():
-        if name not in fields:
-            raise OptionError(f"Unknown option {name!r}.", nearest(name, fields))
-        values[name] = _read(name, text, getattr(config, name))
-    return dataclasses.replace(config, **values)
+def stage_of(model: Any) -> Any:
+    """The config of the autoencoder or tokenizer that a model works on, or None."""
+    return getattr(getattr(model, "encoder", None), "autoencoder", None)
 
 
-def _read(name: str, text: str, present: Any) -> Any:
-    try:
-        if isinstance(present, bool):
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        if isinstance(present, tuple):
-            return tuple(_read(name, part, present[0]) for part in text.split(","))
-        return type(present)(text) if present is not None else float(text)
-    except (KeyError, ValueError) as error:
-        raise OptionError(f"Cannot read {name}={text!r}.", f"Write it like {present!r}.") from error
+def _on_stage(model: Any, stage: Any) -> Any:
+    return options.replaced(model, encoder=options.replaced(model.encoder, autoencoder=stage))
 
 
-def _seeded(model: Any, config: TrainConfig) -> Technique:
-    torch.manual_seed(config.seed)
-    return registry.build(model)
+def sized(model: Any, size: int | None) -> Any:
+    """`model` for pictures of `size` pixels a side. Raises OptionError where its network cannot have that size."""
+    if size is None:
+        return model
+    if (encoder := getattr(model, "encoder", None)) is None:
+        return _resized(model, size)
+    if (stage := stage_of(model)) is not None:
+        cell, model = stage.factor, _on_stage(model, _resized(stage, size))
+    else:
+        cell, model = 1, options.replaced(model, encoder=_resized(encoder, size))
+    patch = getattr(getattr(model, "network", None), "patch", 1)
+    _check_multiple(size, cell * patch)
+    return model
 
 
-def _on_device(technique: Technique) -> Technique:
-    return technique.to(local_device())
+def _resized(config: Any, size: int) -> Any:
+    if not hasattr(config, "size"):
+        raise OptionError(f"{type(config).__name__} has one size only.", "Leave --size out.")
+    _check_multiple(size, getattr(config, "factor", 1))
+    return options.replaced(config, size=size)
 
 
-def _reconstructions(source: PixelSource) -> Preview:
-    batch = source.heldout(0, 32, 0) or source.batch(0, 0, 0, 32, 32)
-
-    def preview(technique: Technique, step: int, path: Path) -> None:
-        assert isinstance(technique, Autoencoder) and batch.pixels is not None
-        pixels = batch.pixels.to(next(technique.parameters()).device)
-        both = torch.stack([pixels, technique.reconstruct(pixels).float()], dim=1).flatten(0, 1)
-        grid(both.cpu(), 8).save(path)
-
-    return preview
+def _check_multiple(size: int, unit: int) -> None:
+    if size < unit or size % unit:
+        near = max(1, round(size / unit)) * unit
+        raise OptionError(f"The network works on units of {unit} pixels: {size} does not fit.", f"Use --size {near}.")
 
 
-def _prompts(source: PixelSource) -> Preview:
-    """Fixed prompts, once in no particular style and once in the data's styles by turns."""
-    styles = list(source.styles.values()) or [0]
-    cond = Cond(PREVIEW_PROMPTS * 2, [0] * len(PREVIEW_PROMPTS) + list(islice(cycle(styles), len(PREVIEW_PROMPTS))))
-
-    def preview(technique: Technique, step: int, path: Path) -> None:
-        pictures = technique.sample(cond, seeds=[0] * len(cond.prompts))
-        grid(pictures.cpu(), len(PREVIEW_PROMPTS)).save(path)
-
-    return preview
-
-
-def grid(pictures: torch.Tensor, columns: int) -> Image.Image:
-    """Pictures (B, 4, H, W), premultiplied RGBA in [-1, 1], side by side on white."""
-    rgba = (pictures.clamp(-1, 1) + 1) / 2
-    rgb = rgba[:, :3] + (1 - rgba[:, 3:])  # (B, 3, H, W)
-    B, _, H, W = rgb.shape
-    rows = -(-B // columns)
-    sheet = torch.ones(3, rows * H, columns * W)
-    for i, picture in enumerate(rgb):
-        y, x = divmod(i, columns)
-        sheet[:, y * H : (y + 1) * H, x * W : (x + 1) * W] = picture
-    return Image.fromarray((sheet.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy())
+def _finished_stage(model: Any, folder: Path, size: int | None, changes: Mapping[str, str]) -> Any:
+    """The config of the finished run `folder`, fit to be the first stage of `model`."""
+    if changes:
+        raise OptionError(f"{folder} is trained already.", f"Leave out the options of {options.STAGE}.")
+    stage = load_model(folder).config
+    if type(stage) is not type(stage_of(model)):
+        raise OptionError(
+            f"{folder} holds a {type(stage).__name__}, the model works on a {type(stage_of(model)).__name__}.",
+            f"Give the run of a model of the technique {technique_of(stage_of(model))}.",
+        )
+    if size not in (None, stage.size):
+        raise OptionError(f"{folder} was trained for {stage.size} pixels.", f"Use --size {stage.size}.")
+    return stage

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -57,9 +58,11 @@ def train(
     *,
     on_event: Callable[[Event], None] | None = None,
     preview: Preview | None = None,
+    facts: Mapping[str, Any] = {},
 ) -> TrainReport:
     """Train `technique` on the device it is on, writing the run folder `out`; go on from its checkpoint.
 
+    `facts`: further JSON values for config.json, such as `condition` and `first_stage`.
     Raises DivergedError, CheckpointError (another model, no intact checkpoint, disk full), TrainingError.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -72,7 +75,7 @@ def train(
         memory_errors(config.batch),
         stop_signals() as stopping,
     ):
-        run = _Run(technique, feed, config, out, world, journal, preview)
+        run = _Run(technique, feed, config, out, world, journal, preview, facts)
         run.resume()
         return run.go(stopping)
 
@@ -87,6 +90,7 @@ class _Run:
         world: World,
         journal: Journal,
         preview: Preview | None,
+        facts: Mapping[str, Any],
     ) -> None:
         if config.batch < world.size:
             raise TrainingError(f"A batch of {config.batch} cannot feed {world.size} processes.", "Raise it.")
@@ -99,9 +103,8 @@ class _Run:
         samples = out / "samples"
         self.observer = Observer(self.state, feed, config, journal, self.watchdog, samples, preview)
         data = feed.source
-        self.description = describe(
-            technique, config, getattr(data, "manifest_hash", None), getattr(data, "styles", None)
-        )
+        origin = {"manifest_hash": getattr(data, "manifest_hash", None), "styles": getattr(data, "styles", {})}
+        self.description = describe(technique, config, {**origin, **facts})
         self.share = (feed.rows[1] - feed.rows[0]) / config.batch
         self.lag = 0 if feed.device.type == "cpu" else 1
         self.readings: deque[tuple[int, list[str], Tensor]] = deque()

@@ -1,31 +1,44 @@
-"""A captioned folder as a source of training batches: of pixels, or of latents computed once."""
+"""A captioned folder as a source of training batches: of pixels, or of latents or codes computed once."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from imagewright.data.batch import STYLES, Batch, Draws, TextTokens
 from imagewright.data.loader import CaptionedFolder
 from imagewright.data.splits import TRAIN
-from imagewright.models.encoders import KLLatents
 from imagewright.text import Tokenizer
 
 ENCODE_ROWS = 256
+CONDITIONS = ("text", "class", "none")
 
 
 class PixelSource:
-    """Pixels, captions and styles of a folder at `size` pixels; a step is a pure function of (seed, step)."""
+    """Pixels, captions and styles of a folder at `size` pixels; a step is a pure function of (seed, step).
 
-    def __init__(self, folder: CaptionedFolder, size: int, tokenizer: Tokenizer, scenes_share: float = 0.3) -> None:
-        self.folder, self.size, self.tokenizer, self.scenes_share = folder, size, tokenizer, scenes_share
+    `condition`: `text` (captions drawn anew each time), `class` (the concept's name alone, and no scenes) or `none`
+    (empty captions and no style).
+    """
+
+    def __init__(
+        self,
+        folder: CaptionedFolder,
+        size: int,
+        tokenizer: Tokenizer,
+        scenes_share: float = 0.3,
+        condition: str = "text",
+    ) -> None:
+        self.folder, self.size, self.tokenizer = folder, size, tokenizer
+        self.condition, self.scenes_share = condition, 0.0 if condition == "class" else scenes_share
         self.manifest_hash = folder.manifest
         trained = {record.get("style") for record in folder.records if record["split"] == TRAIN}
         self.styles = {style: index for index, style in enumerate(STYLES) if style in trained}
@@ -33,22 +46,25 @@ class PixelSource:
     def batch(self, seed: int, step: int, start: int, stop: int, total: int) -> Batch:
         """Rows [start, stop) of the global batch of a step."""
         rows = self.folder.indices(seed, step, total, start, stop, scenes_share=self.scenes_share)
-        captions = self.folder.captions(seed, step, rows, start)
-        return self._batch(rows, captions, Draws(seed, step, start, stop, total))
+        told = self.folder.captions(seed, step, rows, start) if self.condition == "text" else self._names(rows)
+        return self._batch(rows, told, Draws(seed, step, start, stop, total))
 
     def heldout(self, start: int, stop: int, seed: int) -> Batch | None:
         """Held-out rows [start, stop) under their labels; None beyond the last."""
-        rows = self.folder.heldout(stop, seed)[start:]
+        rows = self.folder.heldout(stop, seed, scenes=self.condition != "class")[start:]
         if not len(rows):
             return None
-        captions = [self.folder.records[i]["text"] for i in rows]
+        captions = [self.folder.records[i]["text"] for i in rows] if self.condition == "text" else self._names(rows)
         return self._batch(rows, captions, Draws(seed, 0, start, start + len(rows), start + len(rows)))
+
+    def _names(self, rows: np.ndarray) -> list[str]:
+        return [self.folder.concept(i) if self.condition == "class" else "" for i in rows]
 
     def _batch(self, rows: np.ndarray, captions: list[str], draws: Draws) -> Batch:
         return Batch(
             draws=draws,
             text=tokenize(self.tokenizer, captions),
-            style=self.folder.styles(rows),
+            style=self.folder.styles(rows) * (self.condition != "none"),
             captions=tuple(captions),
             **self._pictures(rows),
         )
@@ -58,17 +74,24 @@ class PixelSource:
 
 
 class LatentSource(PixelSource):
-    """As PixelSource, with each picture's latents read from `cache` instead of computed at every step."""
+    """As PixelSource, with each picture's latents or codes read from `cache` instead of computed at every step."""
 
     def __init__(
-        self, folder: CaptionedFolder, size: int, tokenizer: Tokenizer, cache: Path, scenes_share: float = 0.3
+        self,
+        folder: CaptionedFolder,
+        size: int,
+        tokenizer: Tokenizer,
+        cache: Path,
+        scenes_share: float = 0.3,
+        condition: str = "text",
     ) -> None:
-        super().__init__(folder, size, tokenizer, scenes_share)
+        super().__init__(folder, size, tokenizer, scenes_share, condition)
         with safe_open(str(cache), framework="pt") as file:
             self.latents = file.get_tensor("latents")
 
     def _pictures(self, rows: np.ndarray) -> dict[str, Tensor]:
-        return {"latents": self.latents[torch.from_numpy(rows)].float()}
+        chosen = self.latents[torch.from_numpy(rows)]
+        return {"latents": chosen.float() if chosen.is_floating_point() else chosen.long()}
 
 
 def tokenize(tokenizer: Tokenizer, captions: Sequence[str]) -> TextTokens:
@@ -78,38 +101,65 @@ def tokenize(tokenizer: Tokenizer, captions: Sequence[str]) -> TextTokens:
     return TextTokens(*(torch.from_numpy(array[:, :longest]) for array in (ids, grams, mask)))
 
 
+def weights_digest(module: nn.Module, *more: str) -> str:
+    """sha256 over the names and values of a module's weights, and further texts before them."""
+    digest = hashlib.sha256("".join(more).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 @torch.no_grad()
 def cache_latents(
-    encoder: KLLatents,
+    encoder: Any,
     folder: CaptionedFolder,
     size: int,
     out: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Fit the encoder's mean and std to the folder's latents and write them, normalised, as float16 below `out`.
+    """Write what `encoder` makes of each picture below `out`: normalised latents (N, C, h, w) as float16, after fitting
+    the encoder's mean and std to them, or codes (N, h, w) as int16.
 
     The file's name holds a hash of the autoencoder's weights and the data's manifest; an existing one is kept.
     """
-    weights = hashlib.sha256(folder.manifest.encode())
-    for name, tensor in sorted(encoder.autoencoder.state_dict().items()):
-        weights.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    path = out / f"latents-{weights.hexdigest()[:16]}.safetensors"
+    path = out / f"latents-{weights_digest(encoder.autoencoder, folder.manifest)[:16]}.safetensors"
+    has_scale = hasattr(encoder, "fit")
     if not path.exists():
-        raw = torch.empty(len(folder), *encoder.shape)
-        device = next(encoder.parameters()).device
-        for start in range(0, len(folder), ENCODE_ROWS):
-            rows = np.arange(start, min(start + ENCODE_ROWS, len(folder)))
-            with torch.autocast(device.type, torch.bfloat16):
-                raw[rows] = encoder.autoencoder.encode(folder.pixels(rows, size).to(device)).float().cpu()
-            if progress is not None:
-                progress(int(rows[-1]) + 1, len(folder))
-        encoder.fit(raw)
-        normal = (raw - encoder.mean.cpu()) / encoder.std.cpu()
+        raw = _encoded(encoder.autoencoder.encode if has_scale else encoder.encode, encoder, folder, size, progress)
+        found = {"latents": raw}
+        if has_scale:
+            encoder.fit(raw)
+            mean, std = encoder.mean.cpu(), encoder.std.cpu()
+            found = {"latents": ((raw - mean) / std).half(), "mean": mean, "std": std}
         out.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        save_file({"latents": normal.half(), "mean": encoder.mean.cpu(), "std": encoder.std.cpu()}, str(partial))
+        save_file(found, str(partial))
         partial.replace(path)
-    with safe_open(str(path), framework="pt") as file:
-        encoder.mean.copy_(file.get_tensor("mean"))
-        encoder.std.copy_(file.get_tensor("std"))
+    if has_scale:
+        with safe_open(str(path), framework="pt") as file:
+            encoder.mean.copy_(file.get_tensor("mean"))
+            encoder.std.copy_(file.get_tensor("std"))
     return path
+
+
+def _encoded(
+    encode: Callable[[Tensor], Tensor],
+    encoder: nn.Module,
+    folder: CaptionedFolder,
+    size: int,
+    progress: Callable[[int, int], None] | None,
+) -> Tensor:
+    """All pictures, encoded: float32, or int16 where `encode` gives whole numbers. Codes are computed in float32,
+    because rounding could move one to its neighbour."""
+    device = next(encoder.parameters()).device
+    raw = torch.empty(0)
+    for start in range(0, len(folder), ENCODE_ROWS):
+        rows = np.arange(start, min(start + ENCODE_ROWS, len(folder)))
+        with torch.autocast(device.type, torch.bfloat16, enabled=hasattr(encoder, "fit")):
+            x = encode(folder.pixels(rows, size).to(device)).cpu()
+        if not start:
+            raw = torch.empty(len(folder), *x.shape[1:], dtype=torch.float32 if x.is_floating_point() else torch.int16)
+        raw[rows] = x.to(raw.dtype)
+        if progress is not None:
+            progress(int(rows[-1]) + 1, len(folder))
+    return raw

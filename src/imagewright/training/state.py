@@ -80,18 +80,15 @@ class TrainState:
         return extra
 
 
-def describe(
-    technique: Technique, config: TrainConfig, manifest_hash: str | None, styles: Mapping[str, int] | None = None
-) -> dict[str, Any]:
-    """What `config.json` holds, as plain JSON values. `styles`: the names and indices of the styles in the data."""
+def describe(technique: Technique, config: TrainConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What `config.json` holds, as plain JSON values. `facts`: where the data and the first stage come from."""
     from imagewright.models import registry
 
     found = {
         "format": 1,
         "model": registry.to_dict(technique.config),
         "train": config.to_dict(),
-        "manifest_hash": manifest_hash,
-        "styles": dict(styles or {}),
+        **facts,
         "software": {
             "imagewright": __version__,
             "torch": torch.__version__,
@@ -105,17 +102,23 @@ def describe(
 def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> list[str]:
     """The dials and the data that changed since `saved`, which a run may go on with, as `key: old -> new`.
 
-    Raises CheckpointError if the model or its kind of optimiser is another.
+    Raises CheckpointError if the model, its first stage or its kind of optimiser is another.
     """
     model = differences(saved["model"], now["model"], "model.")
     dials = differences(saved["train"], now["train"], "train.")
-    wrong = [*model, *(d for d in dials if d.startswith("train.muon:"))]
+    stage = differences(_known(saved, "first_stage", now), _known(now, "first_stage", saved))
+    wrong = [*model, *stage, *(d for d in dials if d.startswith("train.muon:"))]
     if wrong:
         raise CheckpointError(
             f"{out} holds another run: {'; '.join(wrong)}.", "Use the same options or another folder."
         )
-    old, new = saved["manifest_hash"], now["manifest_hash"]
-    return dials if old == new else [*dials, f"manifest_hash: {old} -> {new}"]
+    data = ("manifest_hash", "condition")
+    return [*dials, *(d for key in data for d in differences(_known(saved, key, now), _known(now, key, saved)))]
+
+
+def _known(values: Mapping[str, Any], key: str, other: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of `key` where both have one: older runs do not say all of it."""
+    return {key: values[key]} if key in values and key in other else {}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
