@@ -12,11 +12,24 @@ from imagewright.models.encoders import LatentsConfig, PixelsConfig
 from imagewright.models.technique import Technique
 from imagewright.models.text import TextConfig
 from imagewright.models.vae import Autoencoder, AutoencoderConfig
+from imagewright.models.vqvae import PictureTokenizer, TokenizerConfig
 
-TECHNIQUES: dict[type, type[Technique]] = {AutoencoderConfig: Autoencoder, DiffusionConfig: Diffusion}
+TECHNIQUES: dict[type, type[Technique]] = {
+    AutoencoderConfig: Autoencoder,
+    DiffusionConfig: Diffusion,
+    TokenizerConfig: PictureTokenizer,
+}
 _CONFIGS = {
     config.__name__: config
-    for config in (AutoencoderConfig, DiffusionConfig, DiTConfig, LatentsConfig, PixelsConfig, TextConfig)
+    for config in (
+        AutoencoderConfig,
+        DiffusionConfig,
+        DiTConfig,
+        LatentsConfig,
+        PixelsConfig,
+        TextConfig,
+        TokenizerConfig,
+    )
 }
 
 

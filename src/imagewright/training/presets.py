@@ -14,6 +14,7 @@ from imagewright.models.diffusion import DiffusionConfig
 from imagewright.models.dit import DiTConfig
 from imagewright.models.encoders import LatentsConfig, PixelsConfig
 from imagewright.models.vae import AutoencoderConfig
+from imagewright.models.vqvae import TokenizerConfig
 from imagewright.training.config import TrainConfig
 
 
@@ -30,6 +31,16 @@ _AE_TINY = AutoencoderConfig(size=32, widths=(16, 32), encoder_blocks=(1, 1), de
 _AE_64 = AutoencoderConfig(size=64)
 _AE_128 = AutoencoderConfig(
     size=128, widths=(64, 128, 256, 384), encoder_blocks=(1, 1, 2, 2), decoder_blocks=(1, 2, 3, 3), latent=32
+)
+_TOK_TINY = TokenizerConfig(size=32, widths=(16, 32), encoder_blocks=(1, 1), decoder_blocks=(1, 1), levels=(8, 5, 5, 5))
+_TOK_64 = TokenizerConfig()
+_TOK_128 = TokenizerConfig(
+    size=128,
+    widths=(64, 128, 256, 384),
+    encoder_blocks=(1, 1, 2, 2),
+    decoder_blocks=(1, 2, 3, 3),
+    latent=5,
+    levels=(8, 8, 8, 5, 5),
 )
 
 # fmt: off
@@ -59,6 +70,15 @@ PRESETS: dict[str, dict[str, Preset]] = {
                        TrainConfig(batch=1024, steps=20_000, lr=1e-3, warmup=300, muon=True, ema=.9995,
                                    compile=True, checkpoint_minutes=1,
                                    sample_every=2_000, heldout_every=1_000), .4),
+    },
+    "tokenizer": {
+        "tiny": Preset(_TOK_TINY, TrainConfig(batch=16, steps=200, lr=2e-3, warmup=20, ema=.98,
+                                              checkpoint_minutes=2, sample_every=100, heldout_every=100)),
+        "cpu":  Preset(_TOK_64, TrainConfig(batch=32, steps=5_000, lr=2e-3, warmup=100, schedule="cosine", ema=.995,
+                                            checkpoint_minutes=3, sample_every=500, heldout_every=500), .15),
+        "gpu":  Preset(_TOK_128, TrainConfig(batch=256, steps=12_000, lr=1e-3, warmup=200, schedule="cosine", ema=.999,
+                                             compile=True, checkpoint_minutes=1,
+                                             sample_every=2_000, heldout_every=1_000), .2),
     },
 }
 # fmt: on
