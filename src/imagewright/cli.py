@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from PIL import Image
@@ -29,6 +29,9 @@ from imagewright.cli_output import (
 from imagewright.errors import ImagewrightError, PromptError
 from imagewright.request import ImageRequest, ImageResult
 from imagewright.workshop import Workshop
+
+if TYPE_CHECKING:
+    from imagewright.evaluation.trace import Trace
 
 app = typer.Typer(
     name="imagewright",
@@ -91,20 +94,31 @@ def _options(
 
 @app.command()
 def generate(
+    context: typer.Context,
     prompt: opt.Prompt,
     output: opt.Output = None,
     n: opt.N = 1,
     seed: opt.Seed = None,
     size: opt.Size = None,
     style: opt.Style = None,
-    steps: opt.Steps = None,
-    guidance: opt.Guidance = None,
-    negative: opt.Negative = "",
+    technique: opt.Technique = None,
+    model: opt.Model = None,
+    num_inference_steps: opt.Steps = None,
+    guidance_scale: opt.Guidance = None,
+    negative_prompt: opt.Negative = "",
+    sampler: opt.Sampler = None,
+    temperature: opt.Temperature = None,
+    top_k: opt.TopK = None,
+    top_p: opt.TopP = None,
+    truncation: opt.Truncation = None,
+    best_of: opt.BestOf = 1,
+    min_match: opt.MinMatch = None,
+    min_realism: opt.MinRealism = None,
+    max_tries: opt.MaxTries = None,
     background: opt.Background = "auto",
     output_format: opt.Format = None,
-    compression: opt.Compression = 100,
-    model: opt.Model = None,
-    sampler: opt.Sampler = None,
+    output_compression: opt.Compression = 100,
+    trace: opt.Trace = None,
     open_it: opt.OpenIt = False,
     as_json: opt.AsJson = False,
     no_metadata: opt.NoMetadata = False,
@@ -117,25 +131,14 @@ def generate(
     both out.
     """
     target = Target.parse(output, output_format, n)
-    request = ImageRequest(
-        prompt=_utf8(prompt),
-        model=model,
-        n=n,
-        size=parse_size(size),
-        background=background,
-        output_format=target.output_format,
-        output_compression=compression,
-        negative_prompt=_utf8(negative),
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        seed=seed,
-        style=style,
-        sampler=sampler,
-    )
+    request = _request(context.params, size=parse_size(size), output_format=target.output_format)
+    tracer = _tracer(trace)
     with progress_bar("drawing", shown=not quiet) as progress:
-        result = Workshop().make(request, progress)
+        result = Workshop().make(request, progress, tracer)
+    if tracer:
+        tracer.finish(result[0], result.records[0])
     paths, warnings = _save(result, target, with_metadata=not no_metadata, require=require_credential)
-    for line in (*(str(adjustment) for adjustment in result.adjustments), *warnings):
+    for line in (*_choices(result), *(str(adjustment) for adjustment in result.adjustments), *warnings):
         note(line)
     if as_json:
         say_json(_as_json(result, paths, warnings))
@@ -144,6 +147,34 @@ def generate(
     if open_it:
         for path in paths:
             typer.launch(str(path))
+
+
+def _request(options: Mapping[str, Any], **parsed: Any) -> ImageRequest:
+    """The request of a command's options, each of which has the name of its field."""
+    named = {field.name: options[field.name] for field in fields(ImageRequest) if field.name in options}
+    texts = {name: _utf8(options[name]) for name in ("prompt", "negative_prompt")}
+    return ImageRequest(**{**named, **texts, **parsed})
+
+
+def _tracer(folder: Path | None) -> Trace | None:
+    if folder is None:
+        return None
+    from imagewright.evaluation.trace import Trace
+
+    return Trace(folder)
+
+
+def _choices(result: ImageResult) -> Iterator[str]:
+    """What --best-of and the bars chose, and what they rejected."""
+    for record in result.records:
+        for step in (step for step in record["refine"] if step["step"] == "choose"):
+            yield f"chose seed {record['seed']} of {step['tried']}: {_scores(step['scores'])}"
+            for one in step["rejected"]:
+                yield f"  rejected seed {one['seed']}: {_scores(one['scores'])} ({one['reason']})"
+
+
+def _scores(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
 
 
 def _utf8(text: str) -> str:

@@ -9,15 +9,21 @@ import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Background = Annotated[str, typer.Option(help="auto, transparent, opaque, white, black or #rrggbb.")]
-Compression = Annotated[int, typer.Option(help="Quality of jpeg and webp, 0-100; webp at 100 is lossless.")]
+BestOf = Annotated[int, typer.Option(help="Draw so many, with seeds one after the other, and keep the best.")]
+Compression = Annotated[
+    int, typer.Option("--compression", help="Quality of jpeg and webp, 0-100; webp at 100 is lossless.")
+]
 File = Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP picture.", show_default=False)]
 Format = Annotated[
     str | None, typer.Option("--format", help="png, jpeg or webp. Default: from the output's name, else png.")
 ]
-Guidance = Annotated[float | None, typer.Option(help="How closely to follow the words.")]
+Guidance = Annotated[float | None, typer.Option("--guidance", help="How closely to follow the words.")]
+MaxTries = Annotated[int | None, typer.Option(help="Draw at most so many. Default: 8, or --best-of if that is more.")]
+MinMatch = Annotated[float | None, typer.Option(help="Draw again while the judge of words gives less, 0 to 1.")]
+MinRealism = Annotated[float | None, typer.Option(help="Draw again while the judge of pictures gives less, 0 to 1.")]
 Model = Annotated[str | None, typer.Option(help="NAME, ENGINE/NAME or the folder of a run. See: imagewright models")]
 N = Annotated[int, typer.Option("-n", "--n", help="How many pictures; picture i uses seed + i.")]
-Negative = Annotated[str, typer.Option(help="What the picture should not show.")]
+Negative = Annotated[str, typer.Option("--negative", help="What the picture should not show.")]
 NoMetadata = Annotated[
     bool,
     typer.Option("--no-metadata", help="Write neither metadata nor the signed credential into the file."),
@@ -35,5 +41,14 @@ RequireCredential = Annotated[
 Sampler = Annotated[str | None, typer.Option(help="One of the model's samplers.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same picture. Default: random.")]
 Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels. Default: the model's own.")]
-Steps = Annotated[int | None, typer.Option(help="Sampling steps.")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Sampling steps.")]
 Style = Annotated[str | None, typer.Option(help="One of the model's styles.")]
+Technique = Annotated[
+    str | None,
+    typer.Option(help="vae, gan, diffusion or autoregressive: the first model of that family. See: imagewright models"),
+]
+Temperature = Annotated[float | None, typer.Option(help="How freely tokens or latents are drawn; 1 is as trained.")]
+TopK = Annotated[int | None, typer.Option(help="Draw each token from the k likeliest; 0: from all.")]
+TopP = Annotated[float | None, typer.Option(help="Draw each token from the likeliest with this share of the odds.")]
+Trace = Annotated[Path | None, typer.Option(help="A new folder that shows how the picture came about, step by step.")]
+Truncation = Annotated[float | None, typer.Option(help="A GAN's psi: 1 has all its variety, 0 is its mean picture.")]

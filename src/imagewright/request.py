@@ -19,6 +19,8 @@ MAX_PROMPT = 32_000  # characters, OpenAI's limit
 MAX_SEED = 2**32
 MAX_SIDE = 4096  # pixels
 MAX_N = 64
+MAX_TRIES = 256
+FAMILIES = ("vae", "gan", "diffusion", "autoregressive")
 EXTRA_OPTIONS = ("temperature", "top_k", "top_p", "truncation")  # of some techniques only
 
 OutputFormat = Literal["png", "jpeg", "webp"]
@@ -32,7 +34,9 @@ class ImageRequest:
 
     `size` is (width, height) in pixels. `seed` is the first picture's; picture i uses (seed + i) mod 2**32, so each
     picture of a batch can be made again alone. `temperature`, `top_k` (0: all) and `top_p` belong to models that sample
-    tokens or latents, `truncation` (psi; 0: the mean picture, 1: all variety) to GANs. `mask` follows OpenAI: transparent where the picture may change.
+    tokens or latents, `truncation` (psi; 0: the mean picture, 1: all variety) to GANs. `mask` follows OpenAI:
+    transparent where the picture may change. `technique` (one of FAMILIES) stands for the first model of that family.
+    `best_of`, `min_match`, `min_realism` and `max_tries` have judges choose among several tries (refine.choose).
     Raises RequestError (with a fix) on values that no model could honour.
     """
 
@@ -57,6 +61,11 @@ class ImageRequest:
     top_k: int | None = None
     top_p: float | None = None
     truncation: float | None = None
+    technique: str | None = None
+    best_of: int = 1
+    min_match: float | None = None
+    min_realism: float | None = None
+    max_tries: int | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -75,7 +84,13 @@ class ImageRequest:
         _check_range("top k", self.top_k, 0, 1_000_000)
         _check_range("top p", self.top_p, 0, 1)
         _check_range("truncation", self.truncation, -2, 2)
+        _check_range("best of", self.best_of, 1, MAX_N)
+        _check_range("the least match", self.min_match, 0, 1)
+        _check_range("the least realism", self.min_realism, 0, 1)
+        _check_range("tries", self.max_tries, 1, MAX_TRIES)
         _check_range("output compression", self.output_compression, 0, 100)
+        if self.technique is not None and self.technique not in FAMILIES:
+            raise RequestError(f"Unknown technique {self.technique!r}.", f"Use {', '.join(FAMILIES)}.")
         if self.size is not None:
             for side in self.size:
                 _check_range("each side of size", side, 1, MAX_SIDE)

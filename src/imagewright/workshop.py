@@ -11,7 +11,7 @@ from PIL import Image
 
 from imagewright.engines.catalog import Catalog
 from imagewright.provenance import record
-from imagewright.refine import upscale
+from imagewright.refine import choose, upscale
 from imagewright.request import ImageRequest, ImageResult
 from imagewright.watch import Progress, Tracer, Watch
 
@@ -19,8 +19,8 @@ from imagewright.watch import Progress, Tracer, Watch
 class Workshop:
     """Makes pictures and keeps engines warm between requests."""
 
-    def __init__(self, catalog: Catalog | None = None) -> None:
-        self.catalog = catalog or Catalog()
+    def __init__(self, catalog: Catalog | None = None, judges: choose.Judges = choose.shipped_judges) -> None:
+        self.catalog, self.judges = catalog or Catalog(), judges
 
     def make(self, request: ImageRequest, progress: Progress | None = None, trace: Tracer | None = None) -> ImageResult:
         """Pictures of the asked size and background; their records are also in `info["imagewright"]`. `trace` is
@@ -28,8 +28,9 @@ class Workshop:
 
         Raises RequestError, ModelError and MissingExtraError.
         """
-        engine, model = self.catalog.find(request.model)
-        result = engine.generate(replace(request, model=model), Watch(progress, trace))
+        engine, model = self.catalog.find(request.model, request.technique)
+        request = replace(request, model=model)
+        result = choose.choose(engine.generate, request, self.judges, Watch(progress, trace))
         adjustments = (*result.adjustments, *upscale.unmet(result.images, request))
         request = replace(request, size=result.size)
         told = {"adjustments": record.plain(adjustments)}
@@ -44,7 +45,8 @@ def _finish(image: Image.Image, made: Mapping[str, Any], request: ImageRequest) 
     image, resampled = upscale.resample(upscale.as_rgb(image), size)
     image, padded = upscale.pad(image, size, request.background)
     image, laid = upscale.lay_on(image, request.background, request.output_format)
-    finished = record.finish(made, request, image, [step for step in (resampled, padded, laid) if step])
+    steps = [*made.get("refine", ()), *(step for step in (resampled, padded, laid) if step)]
+    finished = record.finish(made, request, image, steps)
     image.info["imagewright"] = finished
     return image, finished
 
