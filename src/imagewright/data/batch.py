@@ -51,7 +51,8 @@ class TextTokens:
 @dataclass(frozen=True)
 class Batch:
     """`pixels` (B, 4, H, W) float32, premultiplied RGBA in [-1, 1]; `latents` (B, C, h, w) where they were cached
-    (then `pixels` may be empty); `text` of the captions; `style` (B,) int64 index into STYLES."""
+    (then `pixels` may be empty); `text` of the captions; `style` (B,) int64 index into STYLES; `step` of the run, None
+    outside of one (held-out rows)."""
 
     draws: Draws
     pixels: Tensor | None = None
@@ -59,6 +60,7 @@ class Batch:
     text: TextTokens | None = None
     style: Tensor | None = None
     captions: tuple[str, ...] = field(default=())
+    step: int | None = None
 
     def __len__(self) -> int:
         return self.draws.stop - self.draws.start

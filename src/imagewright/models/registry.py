@@ -9,6 +9,7 @@ from imagewright.errors import ModelCorruptError
 from imagewright.models.diffusion import Diffusion, DiffusionConfig
 from imagewright.models.dit import DiTConfig
 from imagewright.models.encoders import LatentsConfig, PixelsConfig
+from imagewright.models.hvae import HierarchicalVAE, HVAEConfig
 from imagewright.models.technique import Technique
 from imagewright.models.text import TextConfig
 from imagewright.models.vae import Autoencoder, AutoencoderConfig
@@ -17,6 +18,7 @@ from imagewright.models.vqvae import PictureTokenizer, TokenizerConfig
 TECHNIQUES: dict[type, type[Technique]] = {
     AutoencoderConfig: Autoencoder,
     DiffusionConfig: Diffusion,
+    HVAEConfig: HierarchicalVAE,
     TokenizerConfig: PictureTokenizer,
 }
 _CONFIGS = {
@@ -25,6 +27,7 @@ _CONFIGS = {
         AutoencoderConfig,
         DiffusionConfig,
         DiTConfig,
+        HVAEConfig,
         LatentsConfig,
         PixelsConfig,
         TextConfig,

@@ -13,6 +13,7 @@ from typing import Any
 from imagewright.models.diffusion import DiffusionConfig
 from imagewright.models.dit import DiTConfig
 from imagewright.models.encoders import LatentsConfig, PixelsConfig
+from imagewright.models.hvae import HVAEConfig
 from imagewright.models.vae import AutoencoderConfig
 from imagewright.models.vqvae import TokenizerConfig
 from imagewright.training.config import TrainConfig
@@ -79,6 +80,20 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "gpu":  Preset(_TOK_128, TrainConfig(batch=256, steps=12_000, lr=1e-3, warmup=200, schedule="cosine", ema=.999,
                                              compile=True, checkpoint_minutes=1,
                                              sample_every=2_000, heldout_every=1_000), .2),
+    },
+    "vae": {
+        "tiny": Preset(HVAEConfig(size=32, widths=(64, 64, 48, 32), middles=(32, 32, 24, 16), latents=(16, 8, 4, 2),
+                                  blocks=(1, 2, 2, 1), encoder_blocks=(1, 1, 1, 1), attending=1, cond=64, warmup=50),
+                       TrainConfig(batch=32, steps=200, lr=2e-3, warmup=20, ema=.98,
+                                   checkpoint_minutes=2, sample_every=100, heldout_every=100)),
+        "cpu":  Preset(HVAEConfig(),
+                       TrainConfig(batch=32, steps=6_000, lr=1e-3, warmup=200, cooldown=.25, ema=.998,
+                                   checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),
+        "gpu":  Preset(HVAEConfig(widths=(384, 384, 320, 256, 128), middles=(128, 128, 112, 80, 48),
+                                  blocks=(2, 3, 4, 4, 3), encoder_blocks=(1, 2, 2, 2, 2), cond=256, warmup=2_000),
+                       TrainConfig(batch=512, steps=20_000, lr=1e-3, warmup=300, cooldown=.25, ema=.9995,
+                                   compile=True, checkpoint_minutes=1,
+                                   sample_every=2_000, heldout_every=1_000), .3),
     },
 }
 # fmt: on

@@ -47,7 +47,7 @@ class PixelSource:
         """Rows [start, stop) of the global batch of a step."""
         rows = self.folder.indices(seed, step, total, start, stop, scenes_share=self.scenes_share)
         told = self.folder.captions(seed, step, rows, start) if self.condition == "text" else self._names(rows)
-        return self._batch(rows, told, Draws(seed, step, start, stop, total))
+        return self._batch(rows, told, Draws(seed, step, start, stop, total), step)
 
     def heldout(self, start: int, stop: int, seed: int) -> Batch | None:
         """Held-out rows [start, stop) under their labels; None beyond the last."""
@@ -60,12 +60,13 @@ class PixelSource:
     def _names(self, rows: np.ndarray) -> list[str]:
         return [self.folder.concept(i) if self.condition == "class" else "" for i in rows]
 
-    def _batch(self, rows: np.ndarray, captions: list[str], draws: Draws) -> Batch:
+    def _batch(self, rows: np.ndarray, captions: list[str], draws: Draws, step: int | None = None) -> Batch:
         return Batch(
             draws=draws,
             text=tokenize(self.tokenizer, captions),
             style=self.folder.styles(rows) * (self.condition != "none"),
             captions=tuple(captions),
+            step=step,
             **self._pictures(rows),
         )
 
