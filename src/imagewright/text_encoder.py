@@ -1,4 +1,5 @@
-"""The text encoder without torch: the same sums as `models.text.TextEncoder`, in numpy, from a file of 8-bit rows.
+"""The text encoder without torch: the same sums as `models.text.TextEncoder`, in numpy, from a file of 8-bit
+matrices and 4-bit word vectors.
 
 The encoder that ships is shared by every model whose training left it alone; a model that trained it further has a
 file of its own, without the word table, which never changes.
@@ -14,11 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 Floats = NDArray[np.float32]
 HEADS = 4
 TABLE = ("table.rows", "table.scale")
+NIBBLES, FACTORS, BLOCK = "table.rows.nibbles", "table.rows.factors", 32
 _SCALE = ".scale"
 
 
@@ -49,10 +51,33 @@ def unpack(packed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return state
 
 
+def write_packed(packed: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Packed weights to a safetensors file, the table's rows in 4 bits (`read_packed` gives what they became)."""
+    rest = {name: array for name, array in packed.items() if name != TABLE[0]}
+    save_file({**rest, **_in_nibbles(packed[TABLE[0]])} if TABLE[0] in packed else rest, str(path))
+
+
 def read_packed(path: Path) -> dict[str, NDArray[Any]]:
-    """All tensors of a safetensors file."""
-    with safe_open(str(path), framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: it is no mapping
+    """The packed weights in a safetensors file."""
+    packed: dict[str, NDArray[Any]] = load_file(str(path))
+    if NIBBLES in packed:
+        packed[TABLE[0]] = _from_nibbles(packed.pop(NIBBLES), packed.pop(FACTORS))
+    return packed
+
+
+def _in_nibbles(rows: NDArray[np.int8]) -> dict[str, NDArray[np.uint8]]:
+    """int8 rows (V, D) as signed 4-bit numbers, two a byte, times a whole factor for every BLOCK of them."""
+    blocks = rows.reshape(len(rows), -1, BLOCK).astype(np.int16)
+    factors = np.clip(-(-np.abs(blocks).max(-1, keepdims=True) // 7), 1, 18)  # 18 * 7 is the last below 128
+    nibbles = np.clip(np.round(blocks / factors), -7, 7).astype(np.int8).reshape(len(rows), -1) + 8
+    pairs = (nibbles[:, 0::2] | nibbles[:, 1::2] << 4).astype(np.uint8)
+    return {NIBBLES: pairs, FACTORS: factors[..., 0].astype(np.uint8)}
+
+
+def _from_nibbles(pairs: NDArray[np.uint8], factors: NDArray[np.uint8]) -> NDArray[np.int8]:
+    nibbles = np.stack([pairs & 15, pairs >> 4], axis=-1).astype(np.int8).reshape(len(pairs), -1, BLOCK) - 8
+    rows: NDArray[np.int8] = (nibbles * factors[..., None].astype(np.int8)).reshape(len(pairs), -1).astype(np.int8)
+    return rows
 
 
 def shipped() -> dict[str, NDArray[Any]]:

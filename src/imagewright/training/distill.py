@@ -27,13 +27,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.numpy import save_file
 from safetensors.torch import load
 from torch import Tensor, nn
 
 from imagewright.models.text import TextConfig, TextEncoder, packed_state
 from imagewright.text import Tokenizer
-from imagewright.text_encoder import read_packed, unpack
+from imagewright.text_encoder import read_packed, unpack, write_packed
 from imagewright.training.phrases import (
     QUERIES,
     ROLE_SIZES,
@@ -388,8 +387,8 @@ def write_tokenizer(teacher: bytes, out: Path) -> None:
 
 
 def write_encoder(encoder: TextEncoder, out: Path) -> None:
-    """Matrices in 8 bits, the rest in 16."""
-    save_file(packed_state(encoder), out)
+    """Word vectors in 4 bits, matrices in 8, the rest in 16."""
+    write_packed(packed_state(encoder), out)
     out.chmod(0o644)
 
 
