@@ -1,0 +1,343 @@
+"""Three small judges of pictures: what is shown and how it is drawn, whether it fits some words, what a scene holds.
+
+They measure generative models and are never used as a loss. All see 64 x 64 RGB: pictures are laid over random plain
+backgrounds and jittered while they learn, so that none rewards transparency or an exact place.
+
+- `EncoderJudge`: concept, style and group, and a unit vector in which pictures of one concept lie together
+  (supervised contrast, arXiv:2004.11362; cosine classifier, arXiv:1703.07464). Space of all distances.
+- `MatchJudge`: a picture and a text as two unit vectors, sigmoid loss (arXiv:2303.15343); besides the other captions
+  of the batch each row brings a wrong caption that is nearly right. Frozen text encoder, trained projection.
+- `AttributeJudge`: what stands in the first place (left, or above) and in the second, in which colours, how many, on
+  which background. Two ordered slots say positions without naming objects twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imagewright.data.batch import Batch, Draws, TextTokens
+from imagewright.models.layers import ResidualConv
+from imagewright.models.technique import Call, Cond, Graph, Technique
+from imagewright.models.text import TextConfig, TextEncoder
+from imagewright.watch import Watch
+
+AXES = ("none", "horizontal", "vertical")  # how the first and the second slot of a scene lie
+COUNTS = 4
+SHIFT, ZOOM, TURN, LIGHT = 0.08, 0.12, 0.10, 0.12  # the most that training moves, scales, turns and lights a picture
+SMOOTHING = 0.1
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known of each row, int64 (B,), -1: not known. `first`, `second` and their colours are the slots of a
+    scene; colour 0 is the thing's own, `ground` the background's colour."""
+
+    concept: Tensor
+    style: Tensor
+    group: Tensor
+    first: Tensor
+    second: Tensor
+    first_colour: Tensor
+    second_colour: Tensor
+    axis: Tensor
+    count: Tensor
+    ground: Tensor
+
+
+@dataclass(frozen=True)
+class JudgeBatch(Batch):
+    """A Batch with what is known of its rows. `wrong`: for each row a caption that does not fit it."""
+
+    labels: Labels | None = None
+    wrong: TextTokens | None = None
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """The convolutional trunk: `patch` pixels a side go into one cell, then residual blocks at each width, halving in
+    between. `dropout` is on the features."""
+
+    size: int = 64
+    patch: int = 2
+    widths: tuple[int, ...] = (32, 64, 128, 160)
+    blocks: tuple[int, ...] = (1, 1, 1, 1)
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class EncoderJudgeConfig(JudgeConfig):
+    """Sizes of an EncoderJudge; the numbers of labels come with the data."""
+
+    features: int = 128
+    concepts: int = 1
+    styles: int = 6
+    groups: int = 1
+    temperature: float = 0.1
+
+
+@dataclass(frozen=True)
+class MatchJudgeConfig(JudgeConfig):
+    """Sizes of a MatchJudge."""
+
+    features: int = 128
+    hidden: int = 256
+    text: TextConfig = field(default_factory=TextConfig)
+
+
+@dataclass(frozen=True)
+class AttributeJudgeConfig(JudgeConfig):
+    """Sizes of an AttributeJudge; the numbers of labels come with the data."""
+
+    slot: int = 128
+    things: int = 1
+    colours: int = 11
+    styles: int = 6
+
+
+class Trunk(nn.Sequential):
+    """(B, 3, H, W) in [-1, 1] -> (B, C, h, w)."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        widths = config.widths
+        layers: list[nn.Module] = [
+            nn.PixelUnshuffle(config.patch),
+            nn.Conv2d(3 * config.patch**2, widths[0], 3, padding=1),
+        ]
+        for i, width in enumerate(widths):
+            layers += [ResidualConv(width) for _ in range(config.blocks[i])]
+            if i + 1 < len(widths):
+                layers.append(nn.Conv2d(width, widths[i + 1], 2, stride=2))
+        super().__init__(*layers, nn.GroupNorm(8, widths[-1]), nn.SiLU())
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class Judge(Technique):
+    """What the three share: the trunk, how pictures are shown to it, and that it draws nothing."""
+
+    config: Any
+
+    def __init__(self, config: JudgeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = Trunk(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    @property
+    def pixels(self) -> int:
+        """Side of the pictures."""
+        return int(self.config.size)
+
+    def sample(self, cond: Cond, seeds: Sequence[int], *, watch: Watch = Watch(), **options: Any) -> Tensor:
+        """A judge draws nothing."""
+        raise NotImplementedError(f"{type(self).__name__} judges pictures and makes none.")
+
+    def cells(self, rgb: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w)."""
+        return self.dropout(self.trunk(rgb.contiguous(memory_format=torch.channels_last)))
+
+    def shown(self, batch: Batch, grounds: Tensor | None = None) -> Tensor:
+        """The pictures as the judge sees them (B, 3, H, W): jittered in training, over random backgrounds always.
+        `grounds` (B, 3) in [0, 1]: backgrounds to use instead."""
+        assert batch.pixels is not None
+        pixels = batch.pixels
+        if grounds is None:
+            grounds = batch.draws.rand(3).to(pixels.device)
+        if self.training:
+            pixels = jittered(pixels, batch.draws)
+        return laid_over(pixels, grounds)
+
+    def example(self) -> Tensor:
+        """Two pictures to export a graph with."""
+        return torch.rand(2, 3, self.pixels, self.pixels) * 2 - 1
+
+
+class EncoderJudge(Judge):
+    """A unit vector for each picture, and logits of its concept, style and group."""
+
+    def __init__(self, config: EncoderJudgeConfig) -> None:
+        super().__init__(config)
+        self.project = nn.Linear(config.widths[-1], config.features)
+        self.concepts = nn.Parameter(torch.randn(config.concepts, config.features))
+        self.styles = nn.Linear(config.features, config.styles)
+        self.groups = nn.Linear(config.features, config.groups)
+
+    def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, 3, H, W) -> features (B, D) of length 1, and logits of concept, style and group."""
+        features = unit(self.project(self.cells(rgb).float().mean((2, 3))))
+        scaled = features / self.config.temperature
+        return features, scaled @ unit(self.concepts).T, self.styles(scaled), self.groups(scaled)
+
+    def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
+        """Cross-entropy of the three labels, and supervised contrast among the rows of the batch."""
+        labels = labels_of(batch)
+        features, concept, style, group = self(self.shown(batch))
+        losses = {
+            "concept": known_entropy(concept, labels.concept, SMOOTHING),
+            "style": known_entropy(style, labels.style),
+            "group": known_entropy(group, labels.group),
+            "contrast": contrast(features / math.sqrt(self.config.temperature), labels.concept),
+        }
+        total = losses["concept"] + 0.3 * losses["style"] + 0.3 * losses["group"] + 0.5 * losses["contrast"]
+        return {"loss": total, **losses, "right": known_share(concept, labels.concept)}
+
+    def graphs(self) -> dict[str, Graph]:
+        """One part: rgb -> features, concept, style, group."""
+        return {
+            "encoder": Graph(Call(self, self.forward), (self.example(),), ("rgb",), ("features", *ENCODER_HEADS)),
+        }
+
+
+ENCODER_HEADS = ("concept", "style", "group")
+
+
+class MatchJudge(Judge):
+    """The logit that a text fits a picture: scale times the cosine of two unit vectors, plus a bias."""
+
+    def __init__(self, config: MatchJudgeConfig) -> None:
+        super().__init__(config)
+        self.text = TextEncoder(config.text).requires_grad_(False)
+        self.picture = nn.Linear(config.widths[-1], config.features)
+        self.words = nn.Sequential(
+            nn.Linear(config.text.width, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.features)
+        )
+        self.scale = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.bias = nn.Parameter(torch.tensor(-5.0))
+
+    def look(self, rgb: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D) of length 1."""
+        return unit(self.picture(self.cells(rgb).float().mean((2, 3))))
+
+    def read(self, pooled: Tensor) -> Tensor:
+        """Pooled text (B, text width) -> (B, D), its length the scale: its product with `look` is a logit but for the
+        bias."""
+        return self.scale.exp() * unit(self.words(pooled).float())
+
+    def pooled(self, text: TextTokens) -> Tensor:
+        """Texts as the frozen encoder pools them, (B, text width)."""
+        with torch.no_grad():
+            return self.text(text.ids, text.grams, text.mask)[1]
+
+    def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
+        """Every picture against every caption and every wrong caption of the batch; captions of its own concept other
+        than its own do not count, because they may fit as well."""
+        labels = labels_of(batch)
+        assert isinstance(batch, JudgeBatch) and batch.text is not None and batch.wrong is not None
+        looks = self.look(self.shown(batch))
+        right = looks @ self.read(self.pooled(batch.text)).T + self.bias  # (B, B)
+        wrong = looks @ self.read(self.pooled(batch.wrong)).T + self.bias
+        own = torch.eye(len(looks), dtype=torch.bool, device=looks.device)
+        alike = (labels.concept[:, None] == labels.concept) & ~own
+        target = own.float() * 2 - 1
+        others = -F.logsigmoid(target * right).masked_fill(alike, 0).sum() / len(looks)
+        nearly = F.softplus(wrong.diagonal()).mean()
+        far = F.softplus(wrong.masked_fill(own | alike, -1e4)).sum() / len(looks)
+        with torch.no_grad():
+            better = (right.diagonal() > wrong.diagonal()).float().mean()
+            first = (right.masked_fill(alike, -1e4).argmax(1) == torch.arange(len(looks), device=looks.device)).float()
+        return {"loss": others + nearly + 0.5 * far, "nearly": nearly, "better": better, "first": first.mean()}
+
+    def graphs(self) -> dict[str, Graph]:
+        """Two parts: rgb -> look, pooled -> read."""
+        pooled = torch.randn(2, self.config.text.width)
+        return {
+            "match": Graph(Call(self, self.look), (self.example(),), ("rgb",), ("look",)),
+            "words": Graph(Call(self, self.read), (pooled,), ("pooled",), ("read",)),
+        }
+
+
+class AttributeJudge(Judge):
+    """Logits of what a scene holds, in the order of ATTRIBUTES."""
+
+    def __init__(self, config: AttributeJudgeConfig) -> None:
+        super().__init__(config)
+        side = config.size // config.patch // 2 ** (len(config.widths) - 1)
+        self.narrow = nn.Conv2d(config.widths[-1], 48, 1)
+        self.slots = nn.Linear(48 * side**2, 3 * config.slot)
+        self.things = nn.Linear(config.slot, config.things)
+        self.colours = nn.Linear(config.slot, config.colours + 1)  # 0: its own
+        self.whole = nn.Linear(config.slot, len(AXES) + COUNTS + config.colours + config.styles)
+
+    def forward(self, rgb: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) -> the logits named in ATTRIBUTES."""
+        cells = self.narrow(self.cells(rgb)).float().flatten(1)  # (B, 48 * h * w)
+        first, second, whole = F.silu(self.dropout(self.slots(cells))).chunk(3, dim=1)
+        sizes = [len(AXES), COUNTS, self.config.colours, self.config.styles]
+        rest = self.whole(whole).split(sizes, dim=1)
+        return self.things(first), self.things(second), self.colours(first), self.colours(second), *rest
+
+    def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
+        """Cross-entropy of whatever is known of each row."""
+        labels = labels_of(batch)
+        logits = dict(zip(ATTRIBUTES, self(self.shown(batch)), strict=True))
+        losses = {name: known_entropy(logits[name], getattr(labels, name)) for name in ATTRIBUTES}
+        total = torch.stack([WEIGHTS.get(name, 0.5) * value for name, value in losses.items()]).sum()
+        return {"loss": total, **losses, "right": known_share(logits["first"], labels.first)}
+
+    def graphs(self) -> dict[str, Graph]:
+        """One part: rgb -> the logits named in ATTRIBUTES."""
+        return {"attributes": Graph(Call(self, self.forward), (self.example(),), ("rgb",), ATTRIBUTES)}
+
+
+ATTRIBUTES = ("first", "second", "first_colour", "second_colour", "axis", "count", "ground", "style")
+WEIGHTS = {"first": 1.0, "second": 1.0}
+assert set(ATTRIBUTES) <= {f.name for f in fields(Labels)}
+
+
+def labels_of(batch: Batch) -> Labels:
+    """The labels of a JudgeBatch."""
+    assert isinstance(batch, JudgeBatch) and batch.labels is not None
+    return batch.labels
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows of length 1."""
+    return F.normalize(x.float(), dim=-1)
+
+
+def laid_over(pixels: Tensor, grounds: Tensor) -> Tensor:
+    """Premultiplied RGBA (B, 4, H, W) in [-1, 1] over plain colours (B, 3) in [0, 1] -> (B, 3, H, W) in [-1, 1]."""
+    rgba = (pixels + 1) / 2
+    return (rgba[:, :3] + (1 - rgba[:, 3:]) * grounds[:, :, None, None]).clamp(0, 1) * 2 - 1
+
+
+def jittered(pixels: Tensor, draws: Draws) -> Tensor:
+    """`pixels` (B, 4, H, W) moved, scaled, turned and lit a little; the border is repeated where nothing is known."""
+    scale, turn, x, y, light = (2 * draws.rand(5) - 1).to(pixels.device).unbind(1)
+    scale, turn = 1 + ZOOM * scale, TURN * turn
+    cos, sin = turn.cos() * scale, turn.sin() * scale
+    matrix = torch.stack([cos, -sin, 2 * SHIFT * x, sin, cos, 2 * SHIFT * y], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(matrix, list(pixels.shape), align_corners=False)
+    moved = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    alpha = (moved[:, 3:] + 1) / 2
+    rgb = (moved[:, :3] + 1) / 2 * (1 + LIGHT * light[:, None, None, None])
+    return torch.cat([rgb.minimum(alpha) * 2 - 1, moved[:, 3:]], dim=1)
+
+
+def known_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy over the rows whose target is known (not -1), 0 if there are none; a scalar."""
+    entropy = F.cross_entropy(logits.float(), target, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
+    return entropy / (target >= 0).sum().clamp(min=1)
+
+
+def known_share(logits: Tensor, target: Tensor) -> Tensor:
+    """Share of the known rows that the largest logit names."""
+    known = target >= 0
+    return ((logits.argmax(1) == target) & known).sum() / known.sum().clamp(min=1)
+
+
+def contrast(scaled: Tensor, concept: Tensor) -> Tensor:
+    """Supervised contrast (arXiv:2004.11362, equation 2) over rows that share a known concept with another one."""
+    own = torch.eye(len(scaled), dtype=torch.bool, device=scaled.device)
+    alike = (concept[:, None] == concept) & (concept[:, None] >= 0) & ~own
+    logits = (scaled @ scaled.T).masked_fill(own, -1e4)
+    share = logits - logits.logsumexp(1, keepdim=True)  # log probabilities
+    partners = alike.sum(1)
+    each = -(share * alike).sum(1) / partners.clamp(min=1)
+    return each.sum() / (partners > 0).sum().clamp(min=1)
