@@ -9,27 +9,49 @@ from imagewright.errors import ModelCorruptError
 from imagewright.models.diffusion import Diffusion, DiffusionConfig
 from imagewright.models.dit import DiTConfig
 from imagewright.models.encoders import LatentsConfig, PixelsConfig
+from imagewright.models.gan import GAN, GANConfig
 from imagewright.models.hvae import HierarchicalVAE, HVAEConfig
+from imagewright.models.judge import (
+    AttributeJudge,
+    AttributeJudgeConfig,
+    EncoderJudge,
+    EncoderJudgeConfig,
+    MatchJudge,
+    MatchJudgeConfig,
+)
+from imagewright.models.stylegan import StyleGAN, StyleGANConfig
 from imagewright.models.technique import Technique
 from imagewright.models.text import TextConfig
+from imagewright.models.unet import UNetConfig
 from imagewright.models.vae import Autoencoder, AutoencoderConfig
 from imagewright.models.vqvae import PictureTokenizer, TokenizerConfig
 
 TECHNIQUES: dict[type, type[Technique]] = {
+    AttributeJudgeConfig: AttributeJudge,
     AutoencoderConfig: Autoencoder,
     DiffusionConfig: Diffusion,
+    EncoderJudgeConfig: EncoderJudge,
+    GANConfig: GAN,
+    MatchJudgeConfig: MatchJudge,
     HVAEConfig: HierarchicalVAE,
+    StyleGANConfig: StyleGAN,
     TokenizerConfig: PictureTokenizer,
 }
 _CONFIGS = {
     config.__name__: config
     for config in (
+        AttributeJudgeConfig,
+        EncoderJudgeConfig,
+        MatchJudgeConfig,
         AutoencoderConfig,
         DiffusionConfig,
         DiTConfig,
+        GANConfig,
         HVAEConfig,
         LatentsConfig,
         PixelsConfig,
+        StyleGANConfig,
+        UNetConfig,
         TextConfig,
         TokenizerConfig,
     )

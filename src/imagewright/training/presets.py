@@ -13,7 +13,10 @@ from typing import Any
 from imagewright.models.diffusion import DiffusionConfig
 from imagewright.models.dit import DiTConfig
 from imagewright.models.encoders import LatentsConfig, PixelsConfig
+from imagewright.models.gan import GANConfig
 from imagewright.models.hvae import HVAEConfig
+from imagewright.models.judge import AttributeJudgeConfig, EncoderJudgeConfig, MatchJudgeConfig
+from imagewright.models.stylegan import StyleGANConfig
 from imagewright.models.vae import AutoencoderConfig
 from imagewright.models.vqvae import TokenizerConfig
 from imagewright.training.config import TrainConfig
@@ -43,6 +46,24 @@ _TOK_128 = TokenizerConfig(
     latent=5,
     levels=(8, 8, 8, 5, 5),
 )
+
+_JUDGE_TINY = {"size": 32, "widths": (16, 32, 32), "blocks": (1, 1, 1)}
+
+
+def _judge(steps: int, seed: int, **changes: Any) -> TrainConfig:
+    return TrainConfig(**{"batch": 128, "steps": steps, "seed": seed, "lr": 2e-3, "schedule": "cosine", "ema": 0.995,
+                          "weight_decay": 0.05, "checkpoint_minutes": 2, "sample_every": 0, "heldout_every": 200,
+                          **changes})  # fmt: skip
+
+
+def _gan(**changes: Any) -> TrainConfig:
+    return TrainConfig(**{"lr": 1e-3, "warmup": 100, "cooldown": 0.25, "weight_decay": 0.0, "clip": 0.0, **changes})
+
+
+def _gan_article() -> TrainConfig:
+    return _gan(batch=64, steps=3_000, lr=2e-4, warmup=0, schedule="constant", precision="fp32", ema=0.9,
+                checkpoint_minutes=2, sample_every=500, heldout_every=500)  # fmt: skip
+
 
 # fmt: off
 PRESETS: dict[str, dict[str, Preset]] = {
@@ -81,6 +102,17 @@ PRESETS: dict[str, dict[str, Preset]] = {
                                              compile=True, checkpoint_minutes=1,
                                              sample_every=2_000, heldout_every=1_000), .2),
     },
+    "judge": {
+        "encoder":    Preset(EncoderJudgeConfig(), _judge(3_000, 11), .15),
+        "match":      Preset(MatchJudgeConfig(patch=4, widths=(64, 128, 144), blocks=(1, 1, 1)), _judge(4_000, 22), .35),
+        "attributes": Preset(AttributeJudgeConfig(widths=(32, 64, 112, 128)), _judge(4_000, 33), .9),
+        "tiny-encoder":    Preset(EncoderJudgeConfig(**_JUDGE_TINY, features=32),
+                                  _judge(150, 1, batch=32, warmup=10, ema=.95), .15),
+        "tiny-match":      Preset(MatchJudgeConfig(**_JUDGE_TINY, features=32),
+                                  _judge(150, 2, batch=32, warmup=10, ema=.95), .35),
+        "tiny-attributes": Preset(AttributeJudgeConfig(**_JUDGE_TINY, slot=32),
+                                  _judge(150, 3, batch=32, warmup=10, ema=.95), .9),
+    },
     "vae": {
         "tiny": Preset(HVAEConfig(size=32, widths=(64, 64, 48, 32), middles=(32, 32, 24, 16), latents=(16, 8, 4, 2),
                                   blocks=(1, 2, 2, 1), encoder_blocks=(1, 1, 1, 1), attending=1, cond=64, warmup=50),
@@ -94,6 +126,25 @@ PRESETS: dict[str, dict[str, Preset]] = {
                        TrainConfig(batch=512, steps=20_000, lr=1e-3, warmup=300, cooldown=.25, ema=.9995,
                                    compile=True, checkpoint_minutes=1,
                                    sample_every=2_000, heldout_every=1_000), .3),
+    },
+    "gan": {
+        "article":       Preset(GANConfig(), _gan_article(), 0.),
+        "article-small": Preset(GANConfig(hidden=128), _gan_article(), 0.),
+        "tiny": Preset(StyleGANConfig(LatentsConfig(_AE_TINY), z=32, w=64, widths=(64, 32), depths=(2, 2),
+                                      critic_widths=(64, 32)),
+                       _gan(batch=32, steps=200, warmup=20, ema=.98,
+                            checkpoint_minutes=2, sample_every=100, heldout_every=100)),
+        "cpu":  Preset(StyleGANConfig(LatentsConfig(_AE_64)),
+                       _gan(batch=64, steps=12_000, ema=.998,
+                            checkpoint_minutes=5, sample_every=1_000, heldout_every=1_000), .2),
+        "cpu-pixels": Preset(StyleGANConfig(PixelsConfig(size=64), widths=(256, 192, 96, 48), depths=(2, 2, 2, 2),
+                                            critic_widths=(256, 192, 96, 48)),
+                             _gan(batch=32, steps=12_000, ema=.998,
+                                  checkpoint_minutes=5, sample_every=1_000, heldout_every=1_000), .2),
+        "gpu":  Preset(StyleGANConfig(LatentsConfig(_AE_128), w=512, widths=(512, 384), depths=(4, 6),
+                                      critic_widths=(512, 384), penalty_every=1, train_text=True),
+                       _gan(batch=512, steps=40_000, lr=4e-4, warmup=500, ema=.9995,
+                            checkpoint_minutes=1, sample_every=2_000, heldout_every=2_000), .4),
     },
 }
 # fmt: on
