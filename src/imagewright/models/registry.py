@@ -23,7 +23,7 @@ from imagewright.models.stylegan import StyleGAN, StyleGANConfig
 from imagewright.models.technique import Technique
 from imagewright.models.text import TextConfig
 from imagewright.models.unet import UNetConfig
-from imagewright.models.vae import Autoencoder, AutoencoderConfig
+from imagewright.models.vae import VAE, Autoencoder, AutoencoderConfig, VAEConfig
 from imagewright.models.vqvae import PictureTokenizer, TokenizerConfig
 
 TECHNIQUES: dict[type, type[Technique]] = {
@@ -36,6 +36,7 @@ TECHNIQUES: dict[type, type[Technique]] = {
     HVAEConfig: HierarchicalVAE,
     StyleGANConfig: StyleGAN,
     TokenizerConfig: PictureTokenizer,
+    VAEConfig: VAE,
 }
 _CONFIGS = {
     config.__name__: config
@@ -54,6 +55,7 @@ _CONFIGS = {
         UNetConfig,
         TextConfig,
         TokenizerConfig,
+        VAEConfig,
     )
 }
 
@@ -77,6 +79,11 @@ def from_dict(values: dict[str, Any]) -> Any:
             "Use the version of imagewright that made it.",
         )
     return config(**{k: _restore(v) for k, v in values.items()})
+
+
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+    """A `to_dict` of an older version with the fields added since, at their defaults; of another's type as it is."""
+    return to_dict(from_dict(values)) if values.get("type") in _CONFIGS else values
 
 
 def _restore(value: Any) -> Any:

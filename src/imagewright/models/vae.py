@@ -1,9 +1,11 @@
-"""The RGBA autoencoder whose latents the diffusion model works on.
+"""Variational autoencoders, and the RGBA autoencoder whose latents the diffusion model works on.
 
-A plain convolutional autoencoder (arXiv:2112.10752, section 3.1) that works on 2x2 pixel patches from its first
+`Autoencoder` is plain and convolutional (arXiv:2112.10752, section 3.1) and works on 2x2 pixel patches from its first
 layer on, so no convolution runs at full resolution. It deviates from a VAE in its bottleneck: latents are bounded by
 tanh and blurred with noise while training (a fixed posterior width) instead of a learned variance, which keeps them
-smooth for diffusion without a KL weight to tune. Pixels are premultiplied RGBA in [-1, 1].
+smooth for diffusion without a KL weight to tune. `VAE` is the one of arXiv:1312.6114: the articles' two layers on grey
+pictures, or the autoencoder's convolutions around one Gaussian vector; words and style go into both of its halves.
+`GaussianVAE` is what it shares with the hierarchical one (hvae.py). Pixels are premultiplied RGBA in [-1, 1].
 """
 
 from __future__ import annotations
@@ -11,22 +13,25 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imagewright.data.batch import Batch
 from imagewright.models.layers import ResidualConv
-from imagewright.models.technique import WORDS, Call, Cond, Graph, Prompted, Technique, Words
+from imagewright.models.technique import WORDS, Call, Cond, Graph, Phase, Prompted, Technique, Words, sort_parameters
+from imagewright.models.text import TextConfig
 from imagewright.watch import Watch
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
     """`size` pixels a side; one level per entry of `widths`, each halving the side after the first (which works at
-    size / 2); `encoder_blocks` and `decoder_blocks` per level; `latent` channels; `noise` added to training latents."""
+    size / 2); `encoder_blocks` and `decoder_blocks` per level; `latent` channels; `noise` added to training latents;
+    `adversarial`: weight of a patch discriminator's opinion (0: there is none)."""
 
     size: int = 64
     channels: int = 4
@@ -35,6 +40,7 @@ class AutoencoderConfig:
     decoder_blocks: tuple[int, ...] = (1, 2, 2)
     latent: int = 16
     noise: float = 0.1
+    adversarial: float = 0.0
 
     @property
     def factor(self) -> int:
@@ -54,28 +60,10 @@ class Autoencoder(Technique):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        widths = config.widths
-        down: list[nn.Module] = [
-            nn.PixelUnshuffle(2),
-            nn.Conv2d(4 * config.channels, widths[0], 3, padding=1),
-        ]
-        for i, width in enumerate(widths):
-            down += [ResidualConv(width) for _ in range(config.encoder_blocks[i])]
-            if i + 1 < len(widths):
-                down.append(nn.Conv2d(width, widths[i + 1], 2, stride=2))
-        self.encoder = nn.Sequential(*down, nn.GroupNorm(8, widths[-1]), nn.SiLU(), _conv(widths[-1], config.latent))
-        up: list[nn.Module] = [_conv(config.latent, widths[-1])]
-        for i in reversed(range(len(widths))):
-            up += [ResidualConv(widths[i]) for _ in range(config.decoder_blocks[i])]
-            if i > 0:  # a 1x1 convolution and a pixel shuffle: cheaper than a transposed one, no checkerboard overlap
-                up += [nn.Conv2d(widths[i], 4 * widths[i - 1], 1), nn.PixelShuffle(2)]
-        up += [
-            nn.GroupNorm(8, widths[0]),
-            nn.SiLU(),
-            _conv(widths[0], 4 * config.channels),
-            nn.PixelShuffle(2),
-        ]
-        self.decoder = nn.Sequential(*up)
+        self.encoder, self.decoder = conv_encoder(config), conv_decoder(config)
+        self.discriminator = PatchDiscriminator(config.channels) if config.adversarial else None
+        if config.adversarial:
+            self.phases = (Phase("discriminator"), Phase())  # type: ignore[misc]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -91,13 +79,30 @@ class Autoencoder(Technique):
         """(B, C, h, w) -> (B, 4, H, W), about [-1, 1] (not clamped)."""
         return self.decoder(latents.contiguous(memory_format=torch.channels_last))
 
+    def param_groups(self, phase: str = "main") -> dict[str, list[nn.Parameter]]:
+        """Those of the discriminator in its phase, else all others."""
+        critic = set() if self.discriminator is None else set(self.discriminator.parameters())
+        sorted_ = sort_parameters(self).items()
+        return {name: [p for p in group if (p in critic) == (phase == "discriminator")] for name, group in sorted_}
+
     def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
-        """L1 plus L1 of the gradients (edges), after arXiv:2006.09661's use of image gradients."""
+        """L1 plus L1 of the gradients (edges), after arXiv:2006.09661's use of image gradients.
+
+        With a discriminator also the hinge losses of arXiv:1705.02894, section 3.3, under a fixed weight: the adaptive
+        one of arXiv:2012.09841, equation 7, would not be a mean over rows."""
         pixels = batch.pixels
         assert pixels is not None
         latents = self.encode(pixels)
         noise = batch.draws.randn(*latents.shape[1:]).to(latents)
-        return restoration(self.decode(latents + self.config.noise * noise).float(), pixels)
+        restored = self.decode(latents + self.config.noise * noise).float()
+        if self.discriminator is None:
+            return restoration(restored, pixels)
+        judged = self.discriminator(restored)
+        if phase == "discriminator":
+            real = self.discriminator(pixels)
+            return {"loss": (F.relu(1 - real) + F.relu(1 + judged)).mean(), "real": real.mean(), "made": judged.mean()}
+        losses = restoration(restored, pixels)
+        return {**losses, "loss": losses["loss"] - self.config.adversarial * judged.mean(), "judged": judged.mean()}
 
     @torch.no_grad()
     def sample(self, cond: Cond, seeds: Sequence[int], *, watch: Watch = Watch(), **options: Any) -> Tensor:
@@ -111,6 +116,45 @@ class Autoencoder(Technique):
     def reconstruct(self, pixels: Tensor) -> Tensor:
         """Through the bottleneck and back, clamped to [-1, 1]."""
         return self.decode(self.encode(pixels)).clamp(-1, 1)
+
+
+def conv_encoder(config: AutoencoderConfig) -> nn.Sequential:
+    """(B, channels, H, W) -> (B, latent, h, w), unbounded."""
+    widths = config.widths
+    down: list[nn.Module] = [nn.PixelUnshuffle(2), _conv(4 * config.channels, widths[0])]
+    for i, width in enumerate(widths):
+        down += [ResidualConv(width) for _ in range(config.encoder_blocks[i])]
+        if i + 1 < len(widths):
+            down.append(nn.Conv2d(width, widths[i + 1], 2, stride=2))
+    return nn.Sequential(*down, nn.GroupNorm(8, widths[-1]), nn.SiLU(), _conv(widths[-1], config.latent))
+
+
+def conv_decoder(config: AutoencoderConfig) -> nn.Sequential:
+    """(B, latent, h, w) -> (B, channels, H, W)."""
+    widths = config.widths
+    up: list[nn.Module] = [_conv(config.latent, widths[-1])]
+    for i in reversed(range(len(widths))):
+        up += [ResidualConv(widths[i]) for _ in range(config.decoder_blocks[i])]
+        if i > 0:  # a 1x1 convolution and a pixel shuffle: cheaper than a transposed one, no checkerboard overlap
+            up += [nn.Conv2d(widths[i], 4 * widths[i - 1], 1), nn.PixelShuffle(2)]
+    up += [nn.GroupNorm(8, widths[0]), nn.SiLU(), _conv(widths[0], 4 * config.channels), nn.PixelShuffle(2)]
+    return nn.Sequential(*up)
+
+
+class PatchDiscriminator(nn.Module):
+    """Whether each patch looks real: (B, C, H, W) -> (B, 1, H/8, W/8), after arXiv:1611.07004, section 3.2.2, with
+    group norms, because batch norms would mix the rows."""
+
+    def __init__(self, channels: int, width: int = 32) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for inside in (width, 2 * width):
+            layers += [nn.Conv2d(inside, 2 * inside, 4, stride=2, padding=1), nn.GroupNorm(8, 2 * inside)]
+            layers.append(nn.LeakyReLU(0.2))
+        self.layers = nn.Sequential(*layers, _conv(4 * width, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.layers(pixels).float()
 
 
 def restoration(restored: Tensor, pixels: Tensor) -> dict[str, Tensor]:
@@ -279,6 +323,143 @@ class GaussianVAE(Prompted):
     def runtime(self) -> dict[str, Any]:
         """How many numbers of a code belong to each level, and which words the networks look at."""
         return {"levels": list(self.levels), "inputs": list(self.inputs)}
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """`size` pixels a side. With `widths`, the Autoencoder's levels of one block each and RGBA pixels; without, one
+    layer of `hidden` units on each side and grey pixels. `latent` numbers make a code. `conditional`: words and style
+    go into both halves, through `cond` channels. `scale` of the Laplace pixels; `beta`, `free_bits` (nats a number of
+    the code), `warmup` steps of the KL; `drop_text`, `drop_style`: shares of rows trained without; `temperature`: the
+    default of sampling."""
+
+    size: int = 64
+    widths: tuple[int, ...] = (64, 128, 256)
+    hidden: int = 400
+    latent: int = 128
+    conditional: bool = True
+    cond: int = 128
+    styles: int = 6
+    text: TextConfig = field(default_factory=TextConfig)
+    train_text: bool = False
+    drop_text: float = 0.1
+    drop_style: float = 0.15
+    scale: float = 0.1
+    beta: float = 1.0
+    free_bits: float = 0.0
+    warmup: int = 1000
+    temperature: float = 0.7
+
+    @property
+    def factor(self) -> int:
+        """What the side of the pictures must be a multiple of."""
+        return int(2 ** len(self.widths))
+
+    @property
+    def autoencoder(self) -> AutoencoderConfig:
+        """The convolutional networks around the code."""
+        once = (1,) * len(self.widths)
+        return AutoencoderConfig(self.size, 4, self.widths, once, once, latent=16)
+
+
+class VAE(GaussianVAE):
+    """One Gaussian vector a picture: arXiv:1312.6114, with words and style as arXiv:1406.5298's M2 has its labels."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__(config)
+        self.inputs = ("pooled", "style") if config.conditional else ()
+        cond = config.cond if config.conditional else 0
+        if config.conditional:
+            self.pooled = nn.Linear(config.text.width, cond)
+            self.style = nn.Embedding(config.styles, cond)
+        if config.widths:
+            shape = config.autoencoder.latent_shape
+            inside = math.prod(shape)
+            self.encoder = nn.Sequential(conv_encoder(config.autoencoder), nn.SiLU(), nn.Flatten())
+            self.decoder = nn.Sequential(nn.Unflatten(1, shape), conv_decoder(config.autoencoder))
+        else:
+            inside = config.hidden
+            self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(config.size**2, inside), nn.ReLU())
+            square = nn.Unflatten(1, (1, config.size, config.size))
+            self.decoder = nn.Sequential(nn.ReLU(), nn.Linear(inside, config.size**2), square)
+        self.posterior = nn.Linear(inside + cond, 2 * config.latent)
+        self.lift = nn.Linear(config.latent + cond, inside)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """One."""
+        return (self.config.latent,)
+
+    @property
+    def dimensions(self) -> int:
+        """See GaussianVAE: a grey pixel counts once."""
+        return super().dimensions if self.config.widths else self.config.size**2
+
+    def infer(self, pixels: Tensor, noise: Tensor, *condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See GaussianVAE: z = mu + sigma * noise (arXiv:1312.6114, section 2.4)."""
+        features = self.encoder(pixels if self.config.widths else 2 * grey(pixels) - 1)
+        mu, log_sigma = self.posterior(self._with(features, condition)).float().chunk(2, dim=1)  # (B, latent)
+        code = mu + log_sigma.exp() * noise
+        return self._decoded(code, condition), gaussian_kl(mu, log_sigma), code
+
+    def generate(self, code: Tensor, *condition: Tensor) -> Tensor:
+        """See GaussianVAE."""
+        made = self._decoded(code, condition)
+        if self.config.widths:
+            return made
+        shade = 2 * torch.sigmoid(made) - 1
+        return torch.cat([shade, shade, shade, torch.ones_like(shade)], dim=1)
+
+    def nll(self, made: Tensor, pixels: Tensor) -> Tensor:
+        """See GaussianVAE: Laplace, or Bernoulli for grey pixels (arXiv:1312.6114, appendix C.1)."""
+        if self.config.widths:
+            return laplace_nll(made, pixels, self.config.scale)
+        return F.binary_cross_entropy_with_logits(made, grey(pixels), reduction="none").flatten(1).mean(1)
+
+    def _decoded(self, code: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+        """RGBA pixels, or the logits of grey ones (B, 1, H, W)."""
+        return self.decoder(self.lift(self._with(code, condition)))
+
+    def _with(self, x: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+        """`x` (B, n), and behind it what is wanted."""
+        if not condition:
+            return x
+        pooled, style = condition
+        return torch.cat([x, F.silu(self.pooled(pooled) + self.style(style)).to(x.dtype)], dim=1)
+
+
+def grey(pixels: Tensor) -> Tensor:
+    """Premultiplied RGBA (B, 4, H, W) in [-1, 1] -> the mean of the colours over white (B, 1, H, W) in [0, 1]."""
+    colours = (pixels[:, :3].mean(1, keepdim=True) + 1) / 2
+    return (colours + (1 - pixels[:, 3:]) / 2).clamp(0, 1)
+
+
+@torch.no_grad()
+def rate_distortion(
+    model: Autoencoder | GaussianVAE, pixels: Tensor, words: Words | None = None
+) -> tuple[float, float]:
+    """Bits a pixel that a code of `pixels` (B, 4, H, W) holds, and the PSNR in dB of what it restores, both means.
+
+    Of a VAE: the KL from the posterior to the prior given `words` (None: empty captions). Of the Autoencoder: at most
+    what a channel with peak amplitude 1 and Gaussian noise carries, log2(1 + sqrt(2 / (pi e)) / noise) bits a number
+    (McKellips, Simple tight bounds on capacity for the peak-limited discrete-time channel, 2004), and at most
+    log2(1 + var / noise^2) / 2 given the latents' variance (Cover and Thomas, Elements of Information Theory, 9.1).
+    """
+    area = pixels.shape[-2] * pixels.shape[-1]
+    if isinstance(model, GaussianVAE):
+        words = words or model.prompted([""] * len(pixels), [0] * len(pixels))
+        noise = torch.cat([model.noise(seed) for seed in range(len(pixels))])
+        _, kl, code = model.infer(pixels, noise, *model.condition(words))
+        bits = kl.sum(1).mean().item() / math.log(2)
+        restored = model.render(code, words)
+    else:
+        latents, width = model.encode(pixels), model.config.noise
+        peak = math.log2(1 + math.sqrt(2 / (math.pi * math.e)) / width)
+        power = 0.5 * torch.log2(1 + latents.var((0, 2, 3)) / width**2)  # (C,)
+        bits = power.clamp(max=peak).sum().item() * latents.shape[2] * latents.shape[3]
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+        restored = model.decode(latents + width * noise).clamp(-1, 1)
+    return bits / area, restoration(restored, pixels)["psnr"].item()
 
 
 def _conv(inside: int, outside: int) -> nn.Conv2d:

@@ -17,7 +17,7 @@ from imagewright.models.gan import GANConfig
 from imagewright.models.hvae import HVAEConfig
 from imagewright.models.judge import AttributeJudgeConfig, EncoderJudgeConfig, MatchJudgeConfig
 from imagewright.models.stylegan import StyleGANConfig
-from imagewright.models.vae import AutoencoderConfig
+from imagewright.models.vae import AutoencoderConfig, VAEConfig
 from imagewright.models.vqvae import TokenizerConfig
 from imagewright.training.config import TrainConfig
 
@@ -118,6 +118,12 @@ PRESETS: dict[str, dict[str, Preset]] = {
                                   blocks=(1, 2, 2, 1), encoder_blocks=(1, 1, 1, 1), attending=1, cond=64, warmup=50),
                        TrainConfig(batch=32, steps=200, lr=2e-3, warmup=20, ema=.98,
                                    checkpoint_minutes=2, sample_every=100, heldout_every=100)),
+        "article": Preset(VAEConfig(size=28, widths=(), latent=20, conditional=False, warmup=0, temperature=1.0),
+                          TrainConfig(batch=128, steps=2_000, lr=1e-3, warmup=20, ema=.99, precision="fp32",
+                                      checkpoint_minutes=5, sample_every=500, heldout_every=500)),
+        "conv": Preset(VAEConfig(),
+                       TrainConfig(batch=64, steps=4_000, lr=1e-3, warmup=200, cooldown=.25, ema=.998,
+                                   checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),
         "cpu":  Preset(HVAEConfig(),
                        TrainConfig(batch=32, steps=6_000, lr=1e-3, warmup=200, cooldown=.25, ema=.998,
                                    checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),

@@ -104,7 +104,10 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> l
 
     Raises CheckpointError if the model, its first stage or its kind of optimiser is another.
     """
-    model = differences(saved["model"], now["model"], "model.")
+    from imagewright.models import registry
+
+    older = json.loads(json.dumps(registry.completed(saved["model"])))
+    model = differences(older, now["model"], "model.")
     dials = differences(saved["train"], now["train"], "train.")
     stage = differences(_known(saved, "first_stage", now), _known(now, "first_stage", saved))
     wrong = [*model, *stage, *(d for d in dials if d.startswith("train.muon:"))]
