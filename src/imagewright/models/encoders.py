@@ -1,7 +1,7 @@
 """The seam between pixels and what a model works on. Diffusion runs on either and knows neither.
 
 An encoder has `shape` (C, h, w), `encode(pixels) -> x` with about unit variance, `decode(x) -> pixels`, and `graphs`
-for export.
+for export. Codes are for the autoregressive models: whole numbers of `shape` (h, w), or (N,) in several scales.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from imagewright.models.technique import Call, Graph
 from imagewright.models.vae import Autoencoder, AutoencoderConfig
+from imagewright.models.vqvae import PictureTokenizer, TokenizerConfig
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,13 @@ class LatentsConfig:
     """Work on the latents of an autoencoder that is part of the model, frozen."""
 
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+
+
+@dataclass(frozen=True)
+class CodesConfig:
+    """Work on the codes of a picture tokenizer that is part of the model, frozen."""
+
+    autoencoder: TokenizerConfig = field(default_factory=TokenizerConfig)
 
 
 class Pixels(nn.Module):
@@ -77,6 +85,35 @@ class KLLatents(nn.Module):
         """Set mean and std from raw autoencoder latents (N, C, h, w)."""
         self.mean.copy_(latents.mean((0, 2, 3)).view_as(self.mean))
         self.std.copy_(latents.std((0, 2, 3)).view_as(self.std).clamp_min(1e-3))
+
+
+class Codes(nn.Module):
+    """Codes of a frozen picture tokenizer, int64."""
+
+    def __init__(self, config: CodesConfig) -> None:
+        super().__init__()
+        self.config = config.autoencoder
+        side = self.config.scales[-1]
+        self.shape = (self.config.positions,) if self.config.coarse_scales else (side, side)
+        self.autoencoder = PictureTokenizer(self.config).requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """In float32 even under autocast: rounding could move a code to its neighbour."""
+        with torch.autocast(pixels.device.type, enabled=False):
+            return self.autoencoder.tokens(pixels.float()).unflatten(1, self.shape)
+
+    def decode(self, x: Tensor, made: Tensor | None = None) -> Tensor:
+        """`made`, shaped like the codes x: 0 where a code is still to come and counts for nothing."""
+        return self.autoencoder.pictures(x.flatten(1), None if made is None else made.flatten(1))
+
+    def graphs(self) -> dict[str, Graph]:
+        codes, size = torch.zeros(2, *self.shape, dtype=torch.long), self.config.size
+        pixels = torch.zeros(2, self.config.channels, size, size)
+        return {
+            "decoder": Graph(Call(self, self.decode), (codes, torch.ones(codes.shape)), ("x", "made"), ("pixels",)),
+            "encoder": Graph(Call(self, self.encode), (pixels,), ("pixels",), ("x",)),
+        }
 
 
 def build_encoder(config: PixelsConfig | LatentsConfig) -> Pixels | KLLatents:

@@ -8,8 +8,9 @@ from typing import Any
 from imagewright.errors import ModelCorruptError
 from imagewright.models.diffusion import Diffusion, DiffusionConfig
 from imagewright.models.dit import DiTConfig
-from imagewright.models.encoders import LatentsConfig, PixelsConfig
+from imagewright.models.encoders import CodesConfig, LatentsConfig, PixelsConfig
 from imagewright.models.gan import GAN, GANConfig
+from imagewright.models.gpt import GPT, GPTConfig
 from imagewright.models.hvae import HierarchicalVAE, HVAEConfig
 from imagewright.models.judge import (
     AttributeJudge,
@@ -31,6 +32,7 @@ TECHNIQUES: dict[type, type[Technique]] = {
     AutoencoderConfig: Autoencoder,
     DiffusionConfig: Diffusion,
     EncoderJudgeConfig: EncoderJudge,
+    GPTConfig: GPT,
     GANConfig: GAN,
     MatchJudgeConfig: MatchJudge,
     HVAEConfig: HierarchicalVAE,
@@ -46,7 +48,9 @@ _CONFIGS = {
         MatchJudgeConfig,
         AutoencoderConfig,
         DiffusionConfig,
+        CodesConfig,
         DiTConfig,
+        GPTConfig,
         GANConfig,
         HVAEConfig,
         LatentsConfig,

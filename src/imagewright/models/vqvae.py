@@ -158,9 +158,9 @@ class PictureTokenizer(Autoencoder):
         """Whether anything between codes and latents is: FSQ of one scale has nothing to teach."""
         return isinstance(self.quantiser, VQ) or len(self.spread) > 0
 
-    def widened(self, codes: Tensor, index: int) -> Tensor:
-        """What the codes (B, s, s) of one scale add to the latents, (B, C, h, w)."""
-        values = self.quantiser.values(codes).permute(0, 3, 1, 2)  # (B, C, s, s)
+    def widened(self, values: Tensor, index: int) -> Tensor:
+        """What the values (B, s, s, C) of one scale add to the latents, (B, C, h, w)."""
+        values = values.permute(0, 3, 1, 2)  # (B, C, s, s)
         if not self.spread:
             return values
         up = getattr(self, f"up{index}")
@@ -180,7 +180,7 @@ class PictureTokenizer(Autoencoder):
             for index in range(len(self.config.scales)):
                 rest = self.narrowed(z_e.detach() - z_q.detach(), index).permute(0, 2, 3, 1)  # (B, s, s, C)
                 found = self.quantiser.codes(rest)
-                z_q = z_q + self.widened(found, index)
+                z_q = z_q + self.widened(self.quantiser.values(found), index)
                 sums.append(z_q)
                 vectors.append(rest.flatten(1, 2))
                 codes.append(found.flatten(1))
@@ -190,17 +190,18 @@ class PictureTokenizer(Autoencoder):
         """(B, 4, H, W) in [-1, 1] -> (B, N) int64."""
         return self.quantise(self.encode(pixels))[2]
 
-    def latents(self, codes: Tensor, scales: int | None = None) -> Tensor:
-        """z_q (B, C, h, w) of codes (B, N), or of the first `scales` scales of them."""
-        start, parts = 0, []
-        for index, side in enumerate(self.config.scales[:scales]):
-            parts.append(self.widened(codes[:, start : start + side * side].view(-1, side, side), index))
-            start += side * side
-        return torch.stack(parts).sum(0)
+    def latents(self, codes: Tensor, made: Tensor | None = None) -> Tensor:
+        """z_q (B, C, h, w) of codes (B, N); where `made` (B, N) is 0 a code counts for nothing."""
+        values = self.quantiser.values(codes)  # (B, N, C)
+        if made is not None:
+            values = values * made[..., None]
+        parts = values.split([side * side for side in self.config.scales], dim=1)
+        squares = [part.unflatten(1, (side, side)) for part, side in zip(parts, self.config.scales, strict=True)]
+        return torch.stack([self.widened(square, index) for index, square in enumerate(squares)]).sum(0)
 
-    def pictures(self, codes: Tensor) -> Tensor:
-        """(B, N) -> (B, 4, H, W), about [-1, 1] (not clamped)."""
-        return self.decode(self.latents(codes))
+    def pictures(self, codes: Tensor, made: Tensor | None = None) -> Tensor:
+        """(B, N) -> (B, 4, H, W), about [-1, 1] (not clamped); `made` as in `latents`."""
+        return self.decode(self.latents(codes, made))
 
     def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         """The Autoencoder's, through the codes; with learned vectors also both terms of arXiv:1711.00937,
@@ -240,7 +241,7 @@ class PictureTokenizer(Autoencoder):
 
 def _halfway(channels: int) -> nn.Conv2d:
     """What arXiv:2404.02905 calls phi, starting near the identity."""
-    conv = nn.Conv2d(channels, channels, 3, padding=1)
+    conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
     nn.init.dirac_(conv.weight)
     return conv
 

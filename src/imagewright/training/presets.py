@@ -12,8 +12,9 @@ from typing import Any
 
 from imagewright.models.diffusion import DiffusionConfig
 from imagewright.models.dit import DiTConfig
-from imagewright.models.encoders import LatentsConfig, PixelsConfig
+from imagewright.models.encoders import CodesConfig, LatentsConfig, PixelsConfig
 from imagewright.models.gan import GANConfig
+from imagewright.models.gpt import GPTConfig
 from imagewright.models.hvae import HVAEConfig
 from imagewright.models.judge import AttributeJudgeConfig, EncoderJudgeConfig, MatchJudgeConfig
 from imagewright.models.stylegan import StyleGANConfig
@@ -89,6 +90,18 @@ PRESETS: dict[str, dict[str, Preset]] = {
                                      checkpoint_minutes=5, sample_every=400, heldout_every=400), .2),
         "gpu":  Preset(DiffusionConfig(LatentsConfig(_AE_128), train_text=True,
                                        network=DiTConfig(width=384, depth=8, heads=6, patch=1, dropout=.05)),
+                       TrainConfig(batch=1024, steps=20_000, lr=1e-3, warmup=300, muon=True, ema=.9995,
+                                   compile=True, checkpoint_minutes=1,
+                                   sample_every=2_000, heldout_every=1_000), .4),
+    },
+    "autoregressive": {
+        "tiny": Preset(GPTConfig(CodesConfig(_TOK_TINY), width=64, depth=2, heads=2),
+                       TrainConfig(batch=32, steps=200, lr=1e-3, warmup=20, ema=.98,
+                                   checkpoint_minutes=2, sample_every=100, heldout_every=100)),
+        "cpu":  Preset(GPTConfig(CodesConfig(_TOK_64)),
+                       TrainConfig(batch=64, steps=6_000, lr=1e-3, warmup=100, cooldown=.25, muon=True, ema=.998,
+                                   checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),
+        "gpu":  Preset(GPTConfig(CodesConfig(_TOK_128), width=384, depth=8, heads=6, train_text=True),
                        TrainConfig(batch=1024, steps=20_000, lr=1e-3, warmup=300, muon=True, ema=.9995,
                                    compile=True, checkpoint_minutes=1,
                                    sample_every=2_000, heldout_every=1_000), .4),
