@@ -10,13 +10,14 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
 import typer
 
 from imagewright.engines.engine import Progress
-from imagewright.errors import ImagewrightError, OutputError, RequestError
+from imagewright.errors import ImagewrightError, MissingExtraError, OutputError, RequestError
 from imagewright.pictures import SUFFIX, save_atomic, save_numbered
 from imagewright.request import OutputFormat
 
@@ -136,6 +137,18 @@ def say_error(error: ImagewrightError) -> None:
     typer.secho(printable(f"error: {error.message}"), err=True, fg=None if plain else "red")
     if error.fix:
         typer.echo(printable(f"fix: {error.fix}"), err=True)
+
+
+@contextmanager
+def train_extra(what: str) -> Iterator[None]:
+    """Names the extra where something that `what` needs is not installed. Raises MissingExtraError."""
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "imagewright" or (package and find_spec(package) is not None):
+            raise
+        raise MissingExtraError(what, "train") from error
 
 
 @contextmanager

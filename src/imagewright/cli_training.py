@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from imagewright.cli_output import phase_bars, say
-from imagewright.errors import MissingExtraError, RequestError
+from imagewright.cli_output import phase_bars, say, train_extra
+from imagewright.errors import RequestError
 
 _Out = Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)]
 
@@ -25,17 +22,6 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(data_app, name="data")
     app.command()(train)
     app.command()(export)
-
-
-@contextmanager
-def _train_extra(what: str) -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        package = (error.name or "").partition(".")[0]
-        if package == "imagewright" or (package and find_spec(package) is not None):
-            raise
-        raise MissingExtraError(what, "train") from error
 
 
 @data_app.command()
@@ -54,7 +40,7 @@ def stickers(
 
     Open-licensed emoji art of four vendors with captions, scenes with exact captions, and a licence ledger.
     """
-    with _train_extra("Making data"), phase_bars() as progress:
+    with train_extra("Making data"), phase_bars() as progress:
         from imagewright.data.stickers import build
 
         made = build(out, source=source, size=size, limit=limit, scenes=scenes, seed=seed, progress=progress)
@@ -69,7 +55,7 @@ def folder(
 
     Says how many would be trained on, and what is skipped and why.
     """
-    with _train_extra("Reading data"):
+    with train_extra("Reading data"):
         from imagewright.data.folder import read_folder
 
         report = read_folder(directory)
@@ -124,7 +110,7 @@ def train(
     Ctrl-C loses nothing: the same command goes on where it stopped.
     """
     changes = dict(_pair(text) for text in overrides or [])
-    with _train_extra("Training"):
+    with train_extra("Training"):
         from imagewright.training.command import run
 
         report = run(
@@ -164,7 +150,7 @@ def export(
     rank: Annotated[int | None, typer.Option(help="Its place in its folder: the lowest is the default model.")] = None,
 ) -> None:
     """Turn a trained run into a model that needs no torch."""
-    with _train_extra("Exporting"):
+    with train_extra("Exporting"):
         from imagewright.export import export as run_export
 
         given = {"steps": steps, "guidance": guidance, "temperature": temperature, "truncation": truncation}

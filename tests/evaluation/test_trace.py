@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from imagewright.errors import OutputError
-from imagewright.evaluation.trace import CELL, MOST, Trace, overlaid, to_picture
+from imagewright.evaluation.trace import CELL, MOST, Trace, overlaid
 from imagewright.pictures import open_picture
 from imagewright.watch import Watch
 
@@ -40,12 +40,6 @@ def test_everything_shown_becomes_a_file_and_a_fact(tmp_path: Path) -> None:
     assert [one["facts"] for one in told["shown"]] == [{"t": 0.5}, {"words": ["red", "fox"]}, {"t": 0.25}]
     assert open_picture(trace.folder / "00-step-001.png").getpixel((0, 0)) == (0, 0, 0, 0)
     assert open_picture(trace.folder / "00-step-002.png").getpixel((0, 0)) == (255, 255, 255, 255)
-
-
-def test_pixels_are_clipped_and_freed_of_their_alpha() -> None:
-    pixels = np.array([1.5, 0.0, -1.0, 0.0], np.float32)[:, None, None].repeat(2, 1).repeat(3, 2)
-    picture = to_picture(pixels)
-    assert picture.size == (3, 2) and picture.getpixel((0, 0)) == (255, 255, 0, 128)
 
 
 def test_heat_lies_where_the_word_was_read_and_shares_are_told() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from imagewright.engines.embedded import to_picture
 from imagewright.errors import OutputError
 from imagewright.evaluation.sheet import sheet
 from imagewright.pictures import encode, save_atomic
@@ -54,7 +55,7 @@ class Trace:
         if kind == "attention":
             self._maps.append((file, array, list(facts["words"])))
             return
-        picture = to_picture(array)
+        picture = to_picture(array[None])
         self._write(file, picture)
         numbers = [f"{name} {value:.3g}" for name, value in facts.items() if isinstance(value, int | float)]
         self._frames.append((picture, " ".join([f"{kind} {index}", *numbers])))
@@ -87,14 +88,6 @@ def overlaid(picture: Image.Image, maps: Floats, words: list[str]) -> list[tuple
         pixels = pale * (1 - heat) + np.array(HEAT, np.float32) * heat
         tiles.append((Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), f"{word} {weights.sum() / total:.0%}"))
     return tiles
-
-
-def to_picture(pixels: NDArray[Any]) -> Image.Image:
-    """(4, H, W), premultiplied RGBA in about [-1, 1] -> an RGBA picture."""
-    levels = ((np.clip(pixels, -1, 1) + 1) * 127.5).round().astype(np.uint8).transpose(1, 2, 0)  # (H, W, 4)
-    levels[..., :3] = np.minimum(levels[..., :3], levels[..., 3:])
-    height, width = levels.shape[:2]
-    return Image.frombytes("RGBa", (width, height), levels.tobytes()).convert("RGBA")
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
