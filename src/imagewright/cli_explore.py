@@ -52,11 +52,12 @@ def interpolate(
         technique = _load(run)
         if steps is not None and "steps" not in technique.sampling:
             raise RequestError("This model has no steps.", "Leave out --steps.")
-        ends = [explore.end(technique, what, of, style) for what, of in ((a, seed), (b, _or(seed_b, seed)))]
+        start = explore.end(technique, a, seed, style)
+        stop = explore.end(technique, b, seed if seed_b is None else seed_b, style)
         options = {} if steps is None else {"steps": steps}
         with progress_bar("drawing") as progress:
             pictures = explore.film(
-                technique, *ends, frames, options=options, there_and_back=there_and_back, progress=progress
+                technique, start, stop, frames, options=options, there_and_back=there_and_back, progress=progress
             )
         explore.save_film(pictures, out, side=size, fps=fps)
     say(f"{out}: {len(pictures)} pictures, {len(pictures) / fps:.1f} s")
@@ -131,12 +132,12 @@ def project(
         from imagewright.evaluation import explore
 
         technique = _load(run)
-        tiles = []
+        pictures, labels = [], []
         for file in picture:
             found = explore.project(technique, explore.pixels_of(file, technique.pixels), prompt)
-            tiles += found.tiles(file.name)
+            pictures += found.pictures
+            labels += [file.name, f"again, {found.psnr:.1f} dB", "difference"]
             say(f"{file.name}: {found.psnr:.2f} dB")
-    pictures, labels = zip(*tiles, strict=True)
     _save(pictures, labels, 3, out)
 
 
@@ -146,13 +147,9 @@ def _load(run: Path) -> Technique:
     return load_model(run)
 
 
-def _save(pictures: list[Image.Image] | tuple[Image.Image, ...], labels: list[str], columns: int, out: Path) -> None:
+def _save(pictures: list[Image.Image], labels: list[str], columns: int, out: Path) -> None:
     from imagewright.evaluation.sheet import sheet
     from imagewright.pictures import encode, save_atomic
 
     save_atomic(encode(sheet(pictures, labels, columns), "png"), out)
     say(str(out))
-
-
-def _or(value: int | None, other: int) -> int:
-    return other if value is None else value

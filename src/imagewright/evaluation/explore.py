@@ -72,9 +72,10 @@ class Projection:
     difference: Image.Image
     psnr: float
 
-    def tiles(self, name: str) -> list[tuple[Image.Image, str]]:
-        """Pictures and captions for a sheet."""
-        return [(self.original, name), (self.again, f"again, {self.psnr:.1f} dB"), (self.difference, "difference")]
+    @property
+    def pictures(self) -> list[Image.Image]:
+        """The three, for a sheet."""
+        return [self.original, self.again, self.difference]
 
 
 def words_for(technique: Technique, prompt: str, style: str | None = None) -> Words | None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from imagewright.errors import RequestError, UnsupportedError
+from imagewright.refine import judge
 from imagewright.request import MAX_SEED, Adjustment, ImageRequest, ImageResult
 from imagewright.watch import Watch
 
@@ -37,10 +38,23 @@ class Judge(Protocol):
 Judges = Callable[[], Sequence[Judge]]  # called when they are needed, because loading them takes time
 
 
+class Match:
+    """The probability that a picture fits its prompt, from the judges that ship."""
+
+    name = "match"
+
+    def __init__(self, judges: judge.Judges) -> None:
+        self.judges = judges
+
+    def score(self, picture: Image.Image, prompt: str) -> float:
+        """In [0, 1]."""
+        return float(self.judges.match([picture], [prompt])[0])
+
+
 @cache
 def shipped_judges() -> tuple[Judge, ...]:
-    """The judges that come with the package."""
-    return ()
+    """The judges that come with the package. Raises ModelNotFoundError, ModelCorruptError."""
+    return (Match(judge.Judges()),)
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,7 @@ def choose(draw: Draw, request: ImageRequest, judges: Judges, watch: Watch = Wat
     if plain:
         return draw(request, watch)
     panel = judges()
-    missing = sorted(set(bars) - {judge.name for judge in panel})
+    missing = sorted(set(bars) - {one.name for one in panel})
     if missing or not panel:
         raise UnsupportedError(f"No judge of {missing[0] if missing else 'pictures'} is at hand.", "Do without.")
     tries = max(request.best_of, request.max_tries or TRIES) if bars else request.best_of
@@ -123,7 +137,7 @@ def _progress(watch: Watch, before: int, total: int) -> Callable[[int], Watch]:
 
 
 def _judged(result: ImageResult, prompt: str, panel: Sequence[Judge], bars: Mapping[str, float]) -> Try:
-    scores = {judge.name: judge.score(result[0], prompt) for judge in panel}
+    scores = {one.name: one.score(result[0], prompt) for one in panel}
     return Try(result, scores, {name: bar for name, bar in bars.items() if scores[name] < bar})
 
 
