@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": _TRAINING,
     "engines": _ENGINE,
     "export": _TRAINING | _ENGINE | {"text_encoder"} | {"training", "engines"},
-    "evaluation": _TRAINING | _MAKING | {"training"},
+    "evaluation": _TRAINING | _MAKING | {"training", "export"},
     "workshop": {"engines", "refine", "provenance", "store", "request", "errors", "watch"},
     "reproduce": _MAKING,
     "doctor": _MAKING,

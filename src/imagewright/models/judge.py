@@ -170,9 +170,13 @@ class EncoderJudge(Judge):
 
     def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(B, 3, H, W) -> features (B, D) of length 1, and logits of concept, style and group."""
+        return self.judged(rgb, unit(self.concepts).T)
+
+    def judged(self, rgb: Tensor, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `forward`, with the concepts' unit vectors as columns (D, concepts)."""
         features = unit(self.project(self.cells(rgb).float().mean((2, 3))))
         scaled = features / self.config.temperature
-        return features, scaled @ unit(self.concepts).T, self.styles(scaled), self.groups(scaled)
+        return features, scaled @ concepts, self.styles(scaled), self.groups(scaled)
 
     def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         """Cross-entropy of the three labels, and supervised contrast among the rows of the batch."""
@@ -189,9 +193,9 @@ class EncoderJudge(Judge):
 
     def graphs(self) -> dict[str, Graph]:
         """One part: rgb -> features, concept, style, group."""
-        return {
-            "encoder": Graph(Call(self, self.forward), (self.example(),), ("rgb",), ("features", *ENCODER_HEADS)),
-        }
+        concepts = unit(self.concepts).T.detach().contiguous()  # a constant, so that it is stored in 8 bits
+        call = Call(self, lambda rgb: self.judged(rgb, concepts))
+        return {"encoder": Graph(call, (self.example(),), ("rgb",), ("features", *ENCODER_HEADS))}
 
 
 ENCODER_HEADS = ("concept", "style", "group")

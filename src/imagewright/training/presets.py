@@ -1,7 +1,8 @@
 """The table of presets: for each technique, what to build and how to train it.
 
 `tiny` runs in seconds (tests, a first try), `cpu` is meant for two cores and hours, `gpu` for one large accelerator
-and minutes; `pixels` is `cpu` without an autoencoder. A diffusion model on latents first trains the autoencoder of the
+and minutes; `pixels` is `cpu` without an autoencoder,
+`unet` and `unet-latents` have the other network, `edm` and `ddpm` are those papers' recipes (`ddpm` for 28 px digits). A diffusion model on latents first trains the autoencoder of the
 preset of the same name.
 """
 
@@ -18,6 +19,7 @@ from imagewright.models.gpt import GPTConfig
 from imagewright.models.hvae import HVAEConfig
 from imagewright.models.judge import AttributeJudgeConfig, EncoderJudgeConfig, MatchJudgeConfig
 from imagewright.models.stylegan import StyleGANConfig
+from imagewright.models.unet import UNetConfig
 from imagewright.models.vae import AutoencoderConfig, VAEConfig
 from imagewright.models.vqvae import TokenizerConfig
 from imagewright.training.config import TrainConfig
@@ -93,6 +95,23 @@ PRESETS: dict[str, dict[str, Preset]] = {
                        TrainConfig(batch=1024, steps=20_000, lr=1e-3, warmup=300, muon=True, ema=.9995,
                                    compile=True, checkpoint_minutes=1,
                                    sample_every=2_000, heldout_every=1_000), .4),
+        "unet": Preset(DiffusionConfig(PixelsConfig(size=64), UNetConfig()),
+                       TrainConfig(batch=64, steps=8_000, lr=5e-4, warmup=200, cooldown=.25, ema=.998,
+                                   checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),
+        "unet-latents": Preset(DiffusionConfig(LatentsConfig(_AE_64), UNetConfig(patch=1, widths=(192, 288))),
+                               TrainConfig(batch=128, steps=6_000, lr=5e-4, warmup=200, cooldown=.25, ema=.998,
+                                           checkpoint_minutes=5, sample_every=400, heldout_every=400), .2),
+        # t_mean: the paper's -1.2 plus ln 2, because the data's deviation here is twice its 0.5
+        "edm": Preset(DiffusionConfig(PixelsConfig(size=64), UNetConfig(), process="edm", prediction="edm",
+                                      times="log_normal", t_mean=-.5, t_std=1.2, sampler="heun", steps=18),
+                      TrainConfig(batch=64, steps=8_000, lr=5e-4, warmup=200, cooldown=.25, ema=.998,
+                                  checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),
+        "ddpm": Preset(DiffusionConfig(PixelsConfig(size=28), UNetConfig(patch=2, widths=(32, 64), blocks=1,
+                                                                         attention=1),
+                                       process="cosine", prediction="eps", times="uniform", known_share=0.,
+                                       sampler="ancestral", steps=100, guidance=2.),
+                       TrainConfig(batch=64, steps=4_000, lr=2e-3, warmup=100, ema=.995, checkpoint_minutes=2,
+                                   sample_every=500, heldout_every=500), 0.),
     },
     "autoregressive": {
         "tiny": Preset(GPTConfig(CodesConfig(_TOK_TINY), width=64, depth=2, heads=2),
@@ -116,9 +135,12 @@ PRESETS: dict[str, dict[str, Preset]] = {
                                              sample_every=2_000, heldout_every=1_000), .2),
     },
     "judge": {
-        "encoder":    Preset(EncoderJudgeConfig(), _judge(3_000, 11), .15),
-        "match":      Preset(MatchJudgeConfig(patch=4, widths=(64, 128, 144), blocks=(1, 1, 1)), _judge(4_000, 22), .35),
-        "attributes": Preset(AttributeJudgeConfig(widths=(32, 64, 112, 128)), _judge(4_000, 33), .9),
+        "encoder":    Preset(EncoderJudgeConfig(patch=4, widths=(64, 128, 160), blocks=(1, 1, 1)),
+                             _judge(2_500, 11), .15),
+        "match":      Preset(MatchJudgeConfig(patch=4, widths=(64, 128, 144), blocks=(1, 1, 1)),
+                             _judge(4_000, 22), .35),
+        "attributes": Preset(AttributeJudgeConfig(patch=4, widths=(64, 112, 128), blocks=(1, 1, 1)),
+                             _judge(3_000, 33), .9),
         "tiny-encoder":    Preset(EncoderJudgeConfig(**_JUDGE_TINY, features=32),
                                   _judge(150, 1, batch=32, warmup=10, ema=.95), .15),
         "tiny-match":      Preset(MatchJudgeConfig(**_JUDGE_TINY, features=32),
