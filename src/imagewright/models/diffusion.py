@@ -8,7 +8,9 @@ One contract for the textbook forms. With x_t = alpha_t x_0 + sigma_t noise the 
     flow   noise - x_0, the path's velocity   flow matching, arXiv:2210.02747, equation 20 with t reversed
     edm    the preconditioned residual        arXiv:2206.00364, equation 7
 
-t = 0 is data and t = 1 is noise, everywhere.
+and the times of training are drawn `uniform` (DDPM, algorithm 1), `logit_normal` (arXiv:2403.03206, equation 19) or
+with a `log_normal` sigma (EDM, table 1). t = 0 is data and t = 1 is noise, everywhere. docs/diffusion.md tells when to
+use which. Deviation: on pixels the estimate of x_0 is clipped to their range, as DDPM's code does.
 """
 
 from __future__ import annotations
@@ -18,32 +20,49 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imagewright.data.batch import Batch, Draws
 from imagewright.models.dit import DiT, DiTConfig
-from imagewright.models.encoders import LatentsConfig, PixelsConfig, build_encoder
-from imagewright.models.samplers import PROCESSES, SAMPLERS, Denoise, Process, guided, noise_source
+from imagewright.models.encoders import LatentsConfig, Pixels, PixelsConfig, build_encoder
+from imagewright.models.samplers import (
+    EDM,
+    PROCESSES,
+    SAMPLERS,
+    Denoise,
+    Process,
+    guided,
+    invert_ddim,
+    noise_source,
+    observed,
+    word_maps,
+)
 from imagewright.models.technique import WORDS, Call, Cond, Graph, Prompted, Words
 from imagewright.models.text import TextConfig
+from imagewright.models.unet import UNet, UNetConfig
+from imagewright.text import spell_symbols
 from imagewright.watch import Watch
 
 Prediction = Literal["eps", "x0", "v", "flow", "edm"]
+Times = Literal["uniform", "logit_normal", "log_normal"]
+NETWORKS: dict[type, Callable[[Any], nn.Module]] = {DiTConfig: DiT, UNetConfig: UNet}
 SIGMA_DATA = 1.0  # deviation of what the encoder gives
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """`t_mean`, `t_std`: logit-normal times of training (arXiv:2403.03206, equation 19). `drop_text`, `drop_style`:
-    share of rows trained without them. `known_share`: share of rows that see a part of the picture. `train_text`:
-    train the text encoder too, instead of keeping what it was taught. `steps`, `guidance`, `interval` (of t, where
-    guidance acts), `sampler`: defaults of sampling."""
+    """`times`: how those of training are drawn; `t_mean`, `t_std`: of the normal numbers behind them, logit t or, for
+    `log_normal`, ln sigma (EDM's P_mean and P_std). `drop_text`, `drop_style`: share of rows trained without them.
+    `known_share`: share of rows that see a part of the picture. `train_text`: train the text encoder too, instead of
+    keeping what it was taught. `steps`, `guidance`, `interval` (of t, where guidance acts), `sampler`: defaults of
+    sampling."""
 
     encoder: LatentsConfig | PixelsConfig = field(default_factory=LatentsConfig)
-    network: DiTConfig = field(default_factory=DiTConfig)
+    network: DiTConfig | UNetConfig = field(default_factory=DiTConfig)
     text: TextConfig = field(default_factory=TextConfig)
     process: str = "flow"
     prediction: Prediction = "x0"
+    times: Times = "logit_normal"
     t_mean: float = 0.0
     t_std: float = 1.0
     drop_text: float = 0.1
@@ -58,6 +77,8 @@ class DiffusionConfig:
     def __post_init__(self) -> None:
         if (self.prediction == "edm") != (self.process == "edm"):
             raise ValueError("The edm prediction and the edm process go together.")
+        if self.times == "log_normal" and self.process != "edm":
+            raise ValueError("log_normal times are for the edm process.")
 
 
 class Diffusion(Prompted):
@@ -70,7 +91,7 @@ class Diffusion(Prompted):
         config = fitted(config)
         super().__init__(config)
         self.encoder = build_encoder(config.encoder)
-        self.network = DiT(config.network)
+        self.network = NETWORKS[type(config.network)](config.network)
         self.process: Process = PROCESSES[config.process]()
 
     @property
@@ -88,15 +109,39 @@ class Diffusion(Prompted):
         """The network's estimate of x_0 (B, C, h, w), from x_t and t (B,)."""
         return self._estimate(x, t, *words.flat(), known, mask)[0]
 
-    def _estimate(self, x: Tensor, t: Tensor, *condition: Tensor) -> tuple[Tensor, Tensor]:
-        """(x_0, raw prediction). `condition` is what DiT.forward takes after t."""
+    def _estimate(
+        self, x: Tensor, t: Tensor, *condition: Tensor, maps: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(x_0, raw prediction). `condition` is what DiT.forward takes after t, `maps` as there."""
         alpha, sigma = (level.view(-1, 1, 1, 1) for level in self.process.levels(t))
-        if self.config.prediction == "edm":
+        if self.config.prediction == "edm":  # c_in, c_noise, c_skip and c_out of arXiv:2206.00364, table 1
             root = (sigma**2 + SIGMA_DATA**2).sqrt()
-            raw = self.network(x / root, t, *condition).float()
+            raw = self.network(x / root, sigma.flatten().log() / 4, *condition, maps=maps).float()
             return x * (SIGMA_DATA / root) ** 2 + raw * (sigma * SIGMA_DATA / root), raw
-        raw = self.network(x, t, *condition).float()
+        raw = self.network(x, t, *condition, maps=maps).float()
         return to_denoised(raw, x, alpha, sigma, self.config.prediction), raw
+
+    def _clipped(self, denoised: Tensor) -> Tensor:
+        """An estimate of x_0 inside the range of pixels, where the model works on them."""
+        return denoised.clamp(-Pixels.scale, Pixels.scale) if isinstance(self.encoder, Pixels) else denoised
+
+    def _looked(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """x_0 (B, C, h, w), and how much of its attention each image token pays to each text token (B, N, L), mean over
+        heads and blocks. `inputs` as of _estimate."""
+        maps: list[Tensor] = []
+        denoised = self._clipped(self._estimate(*inputs, maps=maps)[0])
+        return denoised, torch.stack(maps).mean(dim=0)
+
+    def _training_times(self, draws: Draws) -> Tensor:
+        """t (B,) to train at."""
+        config = self.config
+        if config.times == "uniform":
+            return draws.rand()
+        normal = config.t_mean + config.t_std * draws.randn()
+        if config.times == "logit_normal":
+            return torch.sigmoid(normal)
+        assert isinstance(self.process, EDM)
+        return self.process.time(normal.exp())
 
     def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         """The mean squared error of the prediction (for x0: of the velocity it implies), over (C, h, w)."""
@@ -105,7 +150,7 @@ class Diffusion(Prompted):
             assert batch.pixels is not None
             x0 = self.encoder.encode(batch.pixels)
         draws, config = batch.draws, self.config
-        t = torch.sigmoid(config.t_mean + config.t_std * draws.randn()).to(x0)  # (B,)
+        t = self._training_times(draws).to(x0)  # (B,)
         noise = draws.randn(*x0.shape[1:]).to(x0)
         words = self.words(batch)
         mask = random_masks(draws, x0.shape[-1], config.known_share).to(x0)
@@ -136,27 +181,109 @@ class Diffusion(Prompted):
         `known` (1, 4, H, W) and `mask` (1, 1, h, w; 1 where the latent cell is known) ask for a fill. `watch` is told
         of each picture done.
         """
-        device, shape, chosen = next(self.parameters()).device, self.encoder.shape, self.chosen(options)
-        empty = torch.zeros(1, 1, *shape[1:], device=device)
-        latents = empty.expand(1, *shape) if known is None else self.encoder.encode(known.to(device))
-        cells = empty if mask is None else mask.to(device)
-        times = self.process.times(chosen["steps"])
+        device, chosen = next(self.parameters()).device, self.chosen(options)
+        latents = None if known is None else self.encoder.encode(known.to(device))
+        cells = None if mask is None else mask.to(device)
         rows: list[Tensor] = []
         for row, seed in enumerate(seeds):
-            condition = (*self.wanted_and_avoided(cond, row).flat(), latents, cells)
-            denoise = self._denoiser(condition, chosen["guidance"], chosen["interval"])
-            noise = _torch_noise(seed, (1, *shape), device)
-            sampled = SAMPLERS[chosen["sampler"]](denoise, self.process.start(noise()), times, self.process, noise)
-            rows.append(self.encoder.decode(sampled).float())
+            noise = _torch_noise(seed, (1, *self.encoder.shape), device)
+            words = self.wanted_and_avoided(cond, row)
+            condition = (*words.flat(), *self._known(latents, cells))
+            rows.append(self._drawn(noise(), noise, condition, chosen, watch, self._pieces(cond.prompts[row])))
             watch.told(len(rows), len(seeds))
         return torch.cat(rows).clamp(-1, 1)
 
-    def _denoiser(self, condition: tuple[Tensor, ...], scale: float, interval: tuple[float, float]) -> Denoise:
-        """The guided estimate of x_0 of one picture; `condition`: one or two rows of what DiT.forward takes after t."""
+    @torch.no_grad()
+    def render(self, code: Tensor, words: Words, *, watch: Watch = Watch(), **options: Any) -> Tensor:
+        """Pictures (B, 4, H, W) in [-1, 1] from codes (B, C, h, w): what `sample` makes, from this noise.
+
+        An inverted code gives its picture back with `guidance=1`. Samplers that add noise add the same to any code."""
+        chosen, avoid = self.chosen(options), self.prompted([""], [0])
+        length = words.tokens.shape[1]
+        avoid = Words(avoid.tokens[:, :length], avoid.pooled, avoid.mask[:, :length], avoid.style)
+        rows: list[Tensor] = []
+        for row in range(len(code)):
+            both = (torch.cat(pair) for pair in zip(words[row : row + 1].flat(), avoid.flat(), strict=True))
+            noise = _torch_noise(0, (1, *self.encoder.shape), code.device)
+            rows.append(self._drawn(code[row : row + 1], noise, (*both, *self._known()), chosen, watch))
+            watch.told(len(rows), len(code))
+        return torch.cat(rows).clamp(-1, 1)
+
+    @torch.no_grad()
+    def invert(self, pixels: Tensor, words: Words, *, steps: int = 50, rounds: int = 2, **options: Any) -> Tensor:
+        """The code (B, C, h, w) of pictures, without guidance: DDIM from t = 0 to 1 (arXiv:2010.02502, section 4.3).
+
+        `rounds`: fixed-point iterations on each step, so that `render` in as many steps goes the same way back."""
+        condition = (*words.flat(), *(part.expand(len(pixels), -1, -1, -1) for part in self._known()))
+
+        def denoise(x: Tensor, t: float) -> Tensor:
+            return self._clipped(self._estimate(x, torch.full((len(x),), t, device=x.device), *condition)[0])
+
+        x = invert_ddim(denoise, self.encoder.encode(pixels), self.process.times(steps)[::-1], self.process, rounds)
+        return x / self.process.levels(1.0)[1]
+
+    def code(self, seed: int) -> Tensor:
+        """The noise (1, C, h, w) that `sample` starts from with this seed."""
+        return _torch_noise(seed, (1, *self.encoder.shape), next(self.parameters()).device)()
+
+    def mix(self, a: Tensor, b: Tensor, share: float) -> Tensor:
+        """On the great circle from noise `a` to noise `b`: a straight line would pass through less noise."""
+        cosine = torch.cosine_similarity(a.flatten(1), b.flatten(1)).clamp(-1 + 1e-6, 1 - 1e-6)
+        angle = cosine.arccos().view(-1, 1, 1, 1)
+        return (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
+
+    def _known(self, latents: Tensor | None = None, cells: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The known picture (1, C, h, w) and its mask (1, 1, h, w); None: nothing is known."""
+        empty = torch.zeros(1, *self.encoder.shape, device=next(self.parameters()).device)
+        return empty if latents is None else latents, empty[:, :1] if cells is None else cells
+
+    def _pieces(self, text: str) -> list[str]:
+        """The word pieces that the tokens of `text` stand for."""
+        encoding = self.tokenizer.pieces.encode(spell_symbols(text), add_special_tokens=False)
+        return encoding.tokens[: self.config.text.max_tokens]
+
+    def _drawn(
+        self,
+        code: Tensor,
+        noise: Callable[[], Tensor],
+        condition: tuple[Tensor, ...],
+        chosen: dict[str, Any],
+        watch: Watch,
+        pieces: Sequence[str] = (),
+    ) -> Tensor:
+        """One picture (1, 4, H, W) from its code. `condition`: two rows of what DiT.forward takes after t (the known
+        picture: one row). `pieces`: the words, for attention maps."""
+        process, times = self.process, self.process.times(chosen["steps"])
+        maps: dict[float, Tensor] | None = {} if watch.tracing and pieces else None
+        denoise = self._denoiser(condition, chosen["guidance"], chosen["interval"], maps)
+
+        def seen(step: int, t: float, estimate: Tensor) -> None:
+            watch.shown("step", step, self.encoder.decode(estimate)[0].float().cpu(), t=t, sigma=process.levels(t)[1])
+
+        if watch.tracing:
+            denoise = observed(denoise, times, seen)
+        sampled = SAMPLERS[chosen["sampler"]](denoise, process.start(code), times, process, noise)
+        if maps:
+            watch.shown("attention", chosen["steps"], word_maps(maps, len(pieces)).cpu(), words=list(pieces))
+        return self.encoder.decode(sampled).float()
+
+    def _denoiser(
+        self,
+        condition: tuple[Tensor, ...],
+        scale: float,
+        interval: tuple[float, float],
+        maps: dict[float, Tensor] | None = None,
+    ) -> Denoise:
+        """The guided estimate of x_0 of one picture. `maps`, if given, gets the attention (N, L) at each t."""
 
         def rows(x: Tensor, t: float, count: int) -> Tensor:
             inputs = [c[:count].expand(count, *c.shape[1:]) for c in condition]
-            return self._estimate(x.expand(count, -1, -1, -1), torch.full((count,), t, device=x.device), *inputs)[0]
+            inputs = [x.expand(count, -1, -1, -1), torch.full((count,), t, device=x.device), *inputs]
+            if maps is None:
+                return self._clipped(self._estimate(*inputs)[0])
+            estimate, attention = self._looked(*inputs)
+            maps[t] = attention[0]
+            return estimate
 
         def both(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
             estimate = rows(x, t, 2)
@@ -165,15 +292,15 @@ class Diffusion(Prompted):
         return guided(lambda x, t: rows(x, t, 1), both, scale, interval)
 
     def graphs(self) -> dict[str, Graph]:
-        """denoiser (x_0 from x_t and the condition), decoder and encoder."""
+        """denoiser (x_0 from x_t and the condition, and the attention to each word), decoder and encoder."""
         shape = self.encoder.shape
         x, cells = torch.randn(2, *shape), torch.zeros(2, 1, *shape[1:])
         return {
             "denoiser": Graph(
-                Call(self, lambda *inputs: self._estimate(*inputs)[0]),
+                Call(self, self._looked),
                 (x, torch.rand(2), *self.example_words(), x, cells),
                 ("x", "t", *WORDS, "known", "mask"),
-                ("denoised",),
+                ("denoised", "attention"),
                 fast_int8=True,
             ),
             **self.encoder.graphs(),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from imagewright.models.layers import Block, rms_norm, rotary_table, timestep_embedding
+from imagewright.models.layers import Block, rms_norm, rotary_table, text_bias, timestep_embedding
 
 
 @dataclass(frozen=True)
@@ -75,19 +75,20 @@ class DiT(nn.Module):
         style: Tensor,
         known: Tensor,
         mask: Tensor,
+        maps: list[Tensor] | None = None,
     ) -> Tensor:
         """x, known (B, C, h, w), mask (B, 1, h, w) with 1 where known, t (B,), text (B, L, text_width),
-        pooled (B, text_width), text_mask (B, L) bool, style (B,) int64 -> (B, C, h, w)."""
+        pooled (B, text_width), text_mask (B, L) bool, style (B,) int64 -> (B, C, h, w).
+
+        `maps`, if given, gets each block's attention to the text tokens, (B, N, L)."""
         cond = self.time(timestep_embedding(t, 256)) + self.pooled(pooled) + self.style(style)  # (B, D)
         cond = nn.functional.silu(cond)
         modulation = self.modulation(cond).unflatten(1, (6, -1))  # (B, 6, D)
         h = self.patch_in(self._patchify(torch.cat([x, known * mask, mask], dim=1)))  # (B, N, D)
-        image_bias = torch.zeros(x.shape[0], h.shape[1], dtype=h.dtype, device=h.device)
-        text_bias = (~text_mask).to(h.dtype) * -1e4
-        bias = torch.cat([image_bias, text_bias], dim=1)[:, None, None, :]  # (B, 1, 1, N + L)
+        bias = text_bias(text_mask, h.shape[1], h.dtype)  # (B, 1, 1, N + L)
         cos, sin = self.cos.to(h.dtype), self.sin.to(h.dtype)
         for block in self.blocks:
-            h = block(h, modulation, text, bias, cos, sin)
+            h = block(h, modulation, text, bias, cos, sin, maps)
         shift, scale = self.final(cond)[:, None].chunk(2, dim=-1)
         return self._unpatchify(self.patch_out(rms_norm(h) * (1 + scale) + shift))
 

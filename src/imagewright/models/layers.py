@@ -42,6 +42,12 @@ def rms_norm(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + 1e-6)
 
 
+def text_bias(text_mask: Tensor, tokens: int, dtype: torch.dtype) -> Tensor:
+    """What JointAttention adds to its logits so that padding is not read: text_mask (B, L) bool -> (B, 1, 1, N + L)."""
+    image = torch.zeros(text_mask.shape[0], tokens, dtype=dtype, device=text_mask.device)
+    return torch.cat([image, (~text_mask).to(dtype) * -1e4], dim=1)[:, None, None, :]
+
+
 class JointAttention(nn.Module):
     """Image tokens attend to themselves and to the text: text gives keys and values only, so it costs a sixth of
     an image token (the text encoder has already mixed it)."""
@@ -56,8 +62,12 @@ class JointAttention(nn.Module):
         self.q_gain = nn.Parameter(torch.ones(self.head_dim))
         self.k_gain = nn.Parameter(torch.ones(self.head_dim))
 
-    def forward(self, x: Tensor, text: Tensor, bias: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x (B, N, D), text (B, L, text_width), bias (B, 1, 1, N + L) added to the logits -> (B, N, D)."""
+    def forward(
+        self, x: Tensor, text: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, maps: list[Tensor] | None = None
+    ) -> Tensor:
+        """x (B, N, D), text (B, L, text_width), bias (B, 1, 1, N + L) added to the logits -> (B, N, D).
+
+        `maps`, if given, gets the weights of the text tokens, mean over heads: (B, N, L)."""
         B, N, D = x.shape
         L = text.shape[1]
         q, k, v = self.qkv(x).view(B, N, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)  # (B, H, N, d)
@@ -67,7 +77,10 @@ class JointAttention(nn.Module):
         k = torch.cat([rotate(rms_norm(k) * k_gain, cos, sin), rms_norm(tk) * k_gain], dim=2)
         v = torch.cat([v, tv], dim=2)  # (B, H, N + L, d)
         logits = q @ k.transpose(-1, -2) + bias  # (B, H, N, N + L)
-        y = torch.softmax(logits, dim=-1, dtype=logits.dtype) @ v  # (B, H, N, d)
+        weights = torch.softmax(logits, dim=-1, dtype=logits.dtype)
+        if maps is not None:
+            maps.append(weights[..., N:].mean(dim=1))
+        y = weights @ v  # (B, H, N, d)
         return self.out(y.transpose(1, 2).reshape(B, N, D))
 
 
@@ -94,14 +107,23 @@ class Block(nn.Module):
         self.offset = nn.Parameter(torch.zeros(6, width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, modulation: Tensor, text: Tensor, bias: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        text: Tensor,
+        bias: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        maps: list[Tensor] | None = None,
+    ) -> Tensor:
         """x (B, N, D), modulation (B, 6, D) -> (B, N, D). Everything stays in the dtype of x: half the traffic under
         autocast, where elementwise work costs as much as the matrix products."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (
             (modulation + self.offset.to(modulation.dtype)).unsqueeze(2).unbind(1)
         )
         h = rms_norm(x) * (1 + scale1) + shift1
-        x = x + gate1 * self.dropout(self.attention(h, text, bias, cos, sin))
+        x = x + gate1 * self.dropout(self.attention(h, text, bias, cos, sin, maps))
         h = rms_norm(x) * (1 + scale2) + shift2
         return x + gate2 * self.dropout(self.mlp(h))
 

@@ -25,6 +25,7 @@ from imagewright.models.technique import Technique
 from imagewright.models.text import TextConfig
 from imagewright.models.unet import UNetConfig
 from imagewright.models.vae import VAE, Autoencoder, AutoencoderConfig, VAEConfig
+from imagewright.models.var import VAR, VARConfig
 from imagewright.models.vqvae import PictureTokenizer, TokenizerConfig
 
 TECHNIQUES: dict[type, type[Technique]] = {
@@ -38,6 +39,7 @@ TECHNIQUES: dict[type, type[Technique]] = {
     HVAEConfig: HierarchicalVAE,
     StyleGANConfig: StyleGAN,
     TokenizerConfig: PictureTokenizer,
+    VARConfig: VAR,
     VAEConfig: VAE,
 }
 _CONFIGS = {
@@ -59,6 +61,7 @@ _CONFIGS = {
         UNetConfig,
         TextConfig,
         TokenizerConfig,
+        VARConfig,
         VAEConfig,
     )
 }

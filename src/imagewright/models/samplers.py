@@ -5,16 +5,16 @@ A process gives x_t = alpha_t * x_0 + sigma_t * noise for t from 0 (data) to 1 (
 times[0], `times` falls to 0, `noise()` gives fresh standard normal numbers shaped like x (only stochastic samplers
 call it). Each returns x_0.
 
-Sources: Euler and Heun on the probability-flow ODE (arXiv:2206.00364, algorithm 1), DDIM (arXiv:2010.02502,
-equation 12), DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2), ancestral sampling as DDIM with eta 1
-(arXiv:2006.11239).
+Sources: Euler and Heun on the probability-flow ODE (arXiv:2206.00364, algorithm 1), Heun with churn (algorithm 2
+there), DDIM (arXiv:2010.02502, equation 12), DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2), ancestral sampling with
+either of DDPM's two fixed variances (arXiv:2006.11239, section 3.2).
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -56,17 +56,28 @@ class Flow(Process):
 
 
 class Cosine(Process):
-    """Variance preserving: alpha = cos(pi t / 2), sigma = sin(pi t / 2) (arXiv:2102.09672, equation 17 with s = 0)."""
+    """Variance preserving, alpha^2 + sigma^2 = 1: alpha^2 is alpha-bar of arXiv:2102.09672, equation 17.
+
+    alpha ends at `least`, because noise tells nothing of x_0 where alpha is 0; the paper clips beta for that.
+    """
+
+    offset, least = 0.008, 1e-3
+
+    def _angle(self, t: Any) -> Any:
+        return (t + self.offset) / (1 + self.offset) * (math.pi / 2)
 
     def levels(self, t: Any) -> tuple[Any, Any]:
-        angle = t * (math.pi / 2)
-        if isinstance(angle, float):
-            return max(0.0, math.cos(angle)), math.sin(angle)
-        return angle.cos(), angle.sin()
+        first = math.cos(self._angle(0.0))
+        if isinstance(t, float):
+            alpha = max(self.least, math.cos(self._angle(t)) / first)
+            return alpha, math.sqrt(1 - alpha**2)
+        alpha = (self._angle(t).cos() / first).clip(self.least, 1.0)
+        return alpha, (1 - alpha**2) ** 0.5
 
     def slopes(self, t: float) -> tuple[float, float]:
-        angle = t * math.pi / 2
-        return -math.pi / 2 * math.sin(angle), math.pi / 2 * math.cos(angle)
+        alpha, sigma = self.levels(t)
+        d_alpha = -math.pi / 2 / (1 + self.offset) * math.sin(self._angle(t)) / math.cos(self._angle(0.0))
+        return d_alpha, -alpha * d_alpha / sigma
 
 
 class EDM(Process):
@@ -90,6 +101,11 @@ class EDM(Process):
         high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         return 0.0, self.rho * self._root(t) ** (self.rho - 1) * (high - low)
 
+    def time(self, sigma: Any) -> Any:
+        """The t of a noise level, also of one beyond sigma_min and sigma_max."""
+        high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        return (sigma ** (1 / self.rho) - low) / (high - low)
+
     def times(self, steps: int) -> list[float]:
         """Karras' sigmas for steps, then sigma = 0."""
         return [1 - i / max(1, steps - 1) for i in range(steps - 1)] + [1e-9 if steps > 1 else 1.0, 0.0]
@@ -102,6 +118,20 @@ def predicted_noise(x: Array, denoised: Array, t: float, process: Process) -> Ar
     """The noise that x_t holds if x_0 is `denoised`."""
     alpha, sigma = process.levels(t)
     return (x - alpha * denoised) / sigma
+
+
+def posterior(x: Array, denoised: Array, t: float, s: float, process: Process) -> tuple[Array, float, float]:
+    """The mean of q(x_s | x_t, x_0), s < t, and two variances (arXiv:2006.11239, equations 6 and 7).
+
+    The variances are the paper's tilde beta_t, exact where x_0 is one point, and beta_t, exact where x_0 ~ N(0, 1)
+    (section 3.2). Both are written for any alpha and sigma; where alpha^2 + sigma^2 = 1 they are the paper's.
+    """
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = process.levels(t), process.levels(s)
+    kept = alpha_t / alpha_s  # sqrt(1 - beta_t): what a step of the forward chain keeps
+    added = sigma_t**2 - kept**2 * sigma_s**2  # beta_t: the variance that it adds
+    mean = (alpha_s * added * denoised + kept * sigma_s**2 * x) / sigma_t**2  # equation 7
+    spread_t, spread_s = alpha_t**2 + sigma_t**2, alpha_s**2 + sigma_s**2
+    return mean, added * sigma_s**2 / sigma_t**2, spread_s * (1 - kept**2 * spread_s / spread_t)
 
 
 def sample_euler(denoise: Denoise, x: Array, times: Sequence[float], process: Process, noise: Noise) -> Array:
@@ -120,6 +150,20 @@ def sample_heun(denoise: Denoise, x: Array, times: Sequence[float], process: Pro
             back = _slope(ahead, denoise(ahead, s), s, t, process)
             step = (step - back) / 2
         x = x + step
+    return x
+
+
+def sample_heun_sde(
+    denoise: Denoise, x: Array, times: Sequence[float], process: Process, noise: Noise, churn: float = 0.5
+) -> Array:
+    """Heun's steps, each begun `churn` of its length further up, on fresh noise (arXiv:2206.00364, algorithm 2)."""
+    for t, s in pairwise(times):
+        higher = min(1.0, t + churn * (t - s))
+        (alpha_t, sigma_t), (alpha, sigma) = process.levels(t), process.levels(higher)
+        if higher > t:
+            kept = alpha / alpha_t
+            x = kept * x + math.sqrt(max(0.0, sigma**2 - (kept * sigma_t) ** 2)) * noise()
+        x = sample_heun(denoise, x, (higher, s), process, noise)
     return x
 
 
@@ -149,8 +193,22 @@ def sample_ddim(
 
 
 def sample_ancestral(denoise: Denoise, x: Array, times: Sequence[float], process: Process, noise: Noise) -> Array:
-    """DDPM's own sampler: DDIM with eta 1."""
-    return sample_ddim(denoise, x, times, process, noise, eta=1.0)
+    """DDPM's sampler with the smaller fixed variance, tilde beta_t; the same as DDIM with eta 1."""
+    return _ancestral(denoise, x, times, process, noise, wide=False)
+
+
+def sample_ancestral_wide(denoise: Denoise, x: Array, times: Sequence[float], process: Process, noise: Noise) -> Array:
+    """DDPM's sampler with the larger fixed variance, beta_t."""
+    return _ancestral(denoise, x, times, process, noise, wide=True)
+
+
+def _ancestral(denoise: Denoise, x: Array, times: Sequence[float], process: Process, noise: Noise, wide: bool) -> Array:
+    """arXiv:2006.11239, algorithm 2: the last step adds nothing."""
+    for t, s in pairwise(times):
+        x, small, large = posterior(x, denoise(x, t), t, s, process)
+        if s > 0:
+            x = x + math.sqrt(max(0.0, large if wide else small)) * noise()
+    return x
 
 
 def sample_dpmpp_2m(denoise: Denoise, x: Array, times: Sequence[float], process: Process, noise: Noise) -> Array:
@@ -182,7 +240,53 @@ SAMPLERS: dict[str, Callable[..., Array]] = {
     "ddim": sample_ddim,
     "dpmpp_2m": sample_dpmpp_2m,
     "ancestral": sample_ancestral,
+    "ancestral_wide": sample_ancestral_wide,
+    "heun_sde": sample_heun_sde,
 }
+
+
+def observed(denoise: Denoise, times: Sequence[float], seen: Callable[[int, float, Array], None]) -> Denoise:
+    """`denoise` that calls seen(step, t, estimate of x_0) with the first estimate in each of the steps of `times`."""
+    latest = -1
+
+    def watched(x: Array, t: float) -> Array:
+        nonlocal latest
+        estimate = denoise(x, t)
+        step = sum(time > t for time in times)
+        if step > latest:
+            latest = step
+            seen(step, t, estimate)
+        return estimate
+
+    return watched
+
+
+def invert_ddim(denoise: Denoise, x: Array, times: Sequence[float], process: Process, rounds: int) -> Array:
+    """x_1 from x_0, over `times` from 0 to 1: `sample_ddim` backwards (arXiv:2010.02502, section 4.3).
+
+    A step back is implicit, x_s = alpha_s D(x_t, t) + (sigma_s / sigma_t) (x_t - alpha_t D(x_t, t)), and is solved for
+    x_t by `rounds` fixed-point iterations from the explicit guess. The first has sigma_s = 0, so that D(x_t, t) = x_s.
+    """
+    alpha, _ = process.levels(times[1])
+    data, x = x, alpha * x
+    for _ in range(max(1, rounds)):
+        x = x + alpha * (data - denoise(x, times[1]))
+    for s, t in pairwise(times[1:]):
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = process.levels(s), process.levels(t)
+        denoised = denoise(x, s)
+        for _ in range(rounds):
+            denoised = denoise(alpha_t * denoised + sigma_t / sigma_s * (x - alpha_s * denoised), t)
+        x = alpha_t * denoised + sigma_t / sigma_s * (x - alpha_s * denoised)
+    return x
+
+
+def word_maps(attention: Mapping[float, Array], words: int) -> Array:
+    """Attention (N, L) by t -> one map for each of the first `words` tokens, (words, h, w): the mean over the last
+    third of the steps, where the picture's parts have found their places."""
+    late = sorted(attention)[: max(1, len(attention) // 3)]
+    mean = sum(attention[t] for t in late) / len(late)
+    side = math.isqrt(mean.shape[0])
+    return mean[:, :words].T.reshape(words, side, side)
 
 
 def guided(

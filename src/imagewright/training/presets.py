@@ -1,9 +1,9 @@
 """The table of presets: for each technique, what to build and how to train it.
 
 `tiny` runs in seconds (tests, a first try), `cpu` is meant for two cores and hours, `gpu` for one large accelerator
-and minutes; `pixels` is `cpu` without an autoencoder,
-`unet` and `unet-latents` have the other network, `edm` and `ddpm` are those papers' recipes (`ddpm` for 28 px digits). A diffusion model on latents first trains the autoencoder of the
-preset of the same name.
+and minutes; `pixels` is `cpu` without an autoencoder, `unet` and
+`unet-latents` have the other network, `edm` and `ddpm` are the recipes of those papers (`ddpm` on 28 px digits). A
+diffusion model on latents first trains the autoencoder of the preset of the same name, or of `cpu`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from imagewright.models.judge import AttributeJudgeConfig, EncoderJudgeConfig, M
 from imagewright.models.stylegan import StyleGANConfig
 from imagewright.models.unet import UNetConfig
 from imagewright.models.vae import AutoencoderConfig, VAEConfig
+from imagewright.models.var import VARConfig
 from imagewright.models.vqvae import TokenizerConfig
 from imagewright.training.config import TrainConfig
 
@@ -41,6 +42,7 @@ _AE_128 = AutoencoderConfig(
 )
 _TOK_TINY = TokenizerConfig(size=32, widths=(16, 32), encoder_blocks=(1, 1), decoder_blocks=(1, 1), levels=(8, 5, 5, 5))
 _TOK_64 = TokenizerConfig()
+_TOK_VAR = TokenizerConfig(quantiser="vq", latent=16, codebook=2048, coarse_scales=(1, 2, 4, 6))
 _TOK_128 = TokenizerConfig(
     size=128,
     widths=(64, 128, 256, 384),
@@ -98,7 +100,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "unet": Preset(DiffusionConfig(PixelsConfig(size=64), UNetConfig()),
                        TrainConfig(batch=64, steps=8_000, lr=5e-4, warmup=200, cooldown=.25, ema=.998,
                                    checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),
-        "unet-latents": Preset(DiffusionConfig(LatentsConfig(_AE_64), UNetConfig(patch=1, widths=(192, 288))),
+        "unet-latents": Preset(DiffusionConfig(LatentsConfig(_AE_64), UNetConfig(patch=1, widths=(128, 192))),
                                TrainConfig(batch=128, steps=6_000, lr=5e-4, warmup=200, cooldown=.25, ema=.998,
                                            checkpoint_minutes=5, sample_every=400, heldout_every=400), .2),
         # t_mean: the paper's -1.2 plus ln 2, because the data's deviation here is twice its 0.5
@@ -118,6 +120,9 @@ PRESETS: dict[str, dict[str, Preset]] = {
                        TrainConfig(batch=32, steps=200, lr=1e-3, warmup=20, ema=.98,
                                    checkpoint_minutes=2, sample_every=100, heldout_every=100)),
         "cpu":  Preset(GPTConfig(CodesConfig(_TOK_64)),
+                       TrainConfig(batch=64, steps=6_000, lr=1e-3, warmup=100, cooldown=.25, muon=True, ema=.998,
+                                   checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),
+        "var":  Preset(VARConfig(CodesConfig(_TOK_VAR)),
                        TrainConfig(batch=64, steps=6_000, lr=1e-3, warmup=100, cooldown=.25, muon=True, ema=.998,
                                    checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),
         "gpu":  Preset(GPTConfig(CodesConfig(_TOK_128), width=384, depth=8, heads=6, train_text=True),
