@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from imagewright.data.batch import Batch
 from imagewright.errors import CheckpointError, DivergedError, TrainingError
 from imagewright.models.technique import Cond, Technique
-from imagewright.training.checkpoint import CheckpointStore
+from imagewright.training.checkpoint import CheckpointStore, open_model
 from imagewright.training.feed import Feed
 from imagewright.training.journal import Event, read_log
 from imagewright.training.loop import _Run, train
@@ -117,6 +118,52 @@ def test_previews_are_made_with_the_averaged_weights(tmp_path: Path) -> None:
     assert (tmp_path / "samples/step-00000008.png").is_file()
     assert [e["path"] for e in _events(tmp_path, "sample")][-1].endswith("step-00000008.png")
     assert model.training and not torch.equal(seen[-1][2], model.inward.weight)
+
+
+class Forgetting(TinySource):
+    """Held-out pictures grow stranger from the third look on."""
+
+    def heldout(self, start: int, stop: int, seed: int) -> Batch | None:
+        if start == 0:
+            self.looks = getattr(self, "looks", 0) + 1
+        batch = super().heldout(start, stop, seed)
+        return batch and dataclasses.replace(batch, pixels=batch.pixels * max(1, self.looks - 1))
+
+
+class TinyAutoregressive(TinyDenoiser):
+    """Of the family that overfits first."""
+
+    family = "autoregressive"
+
+
+def test_overfitting_stops_the_family_that_is_prone_to_it_and_the_best_survives(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = TinyAutoregressive(TinyConfig(dropout=0.0))
+    config = dials(steps=200, lr=3e-3, heldout_every=4, batch=64, keep=1, schedule="constant")
+    report = train(model, Forgetting(), config, tmp_path)
+    heldout = [(e["loss"], e["step"]) for e in _events(tmp_path, "heldout")]
+    best = f"step-{min(heldout)[1]:08d}"
+    assert report.reason == "overfitting" and report.step < 200 and min(heldout)[1] < report.step
+    assert sorted(p.name for p in (tmp_path / "checkpoints").glob("step-*")) == [best, report.checkpoint.name]
+    assert (tmp_path / "checkpoints/best").read_text() == f"{best}\n"
+    told = _events(tmp_path, "warning")[-1]["message"]
+    assert "the held-out loss has risen" in told and best in told
+    assert open_model(f"{tmp_path}@best")[1]["step"] == min(heldout)[1]
+    assert train(model, Forgetting(), config, tmp_path).step == report.step  # giving the command again changes nothing
+
+
+def test_a_collapse_stops_the_run_and_what_was_good_stays(tmp_path: Path) -> None:
+    class TinyGAN(TinyPair):
+        family = "gan"
+
+    torch.manual_seed(0)
+    looks = iter([0.8, 0.9] + [0.0] * 9)
+    config = dials(steps=40, sample_every=2, checkpoint_minutes=0, keep=2)
+    with pytest.raises(DivergedError, match=r"collapsed: pictures of different seeds.*last good .*step-00000005"):
+        train(TinyGAN(TinyConfig()), TinySource(), config, tmp_path, checkup=lambda technique: {"spread": next(looks)})
+    assert (tmp_path / "checkpoints/step-00000005").is_dir()
+    assert [e["spread"] for e in _events(tmp_path, "checkup")] == [0.8, 0.9] + [0.0] * 5
+    assert "hardly differ" in _events(tmp_path, "warning")[0]["message"]
 
 
 def test_watching_does_not_change_the_training(tmp_path: Path) -> None:
@@ -305,7 +352,8 @@ def test_minutes_are_a_budget_over_all_resumes(tmp_path: Path) -> None:
     assert longer.step > first.step and 1.2 <= longer.seconds < 5
 
 
-def test_a_budget_too_short_for_the_schedule_is_foretold(tmp_path: Path) -> None:
+def test_a_budget_too_short_for_the_schedule_is_foretold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imagewright.training.clock.FORECAST", 5)
     train(tiny(), TinySource(), dials(steps=10**6, minutes=0.03), tmp_path)
     assert any("the minutes end near step" in e["message"] for e in _events(tmp_path, "warning"))
 

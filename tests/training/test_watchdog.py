@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from imagewright.errors import DivergedError, TrainingError
-from imagewright.training.watchdog import FACTOR, PATIENCE, Watchdog, memory_errors
+from imagewright.training.watchdog import FACTOR, PATIENCE, STOP, STOP_OVERFIT, Watchdog, memory_errors
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -26,7 +27,7 @@ def test_a_loss_that_ran_away_stops_the_run() -> None:
     with pytest.raises(DivergedError, match="no good checkpoint yet"):
         for step in range(100, 100 + PATIENCE):
             dog.observe(step, {"loss": 2 * FACTOR})
-    assert dog.high == PATIENCE
+    assert dog.tracks["loss"].high == PATIENCE
 
 
 def test_spikes_noise_and_tiny_losses_pass() -> None:
@@ -60,23 +61,88 @@ def test_weights_are_looked_through() -> None:
                 dog.check_tensors(1, [*good, poisoned])
 
 
-def test_overfitting_is_told_once_in_a_while() -> None:
+def test_overfitting_is_counted_from_the_best() -> None:
     dog = Watchdog()
     told = []
     for round_ in range(12):
         for step in range(50):
             dog.observe(50 * round_ + step, {"loss": 1.0 / (1 + round_)})
-        told.append(dog.overfitting(1.0 + 0.1 * abs(round_ - 4)))
-    assert [i for i, yes in enumerate(told) if yes] == [7, 10]
+        assert dog.improves(1.0 + 0.1 * abs(round_ - 4)) == (round_ <= 4)
+        told.append(dog.overfitting)
+    assert told == [0] * 5 + list(range(1, 8))
 
 
-def test_its_state_is_json_and_is_taken_up_again() -> None:
-    dog, twin = Watchdog(), Watchdog()
+def test_overfitting_ends_the_run_of_a_family_that_is_prone_to_it() -> None:
+    dogs = {family: Watchdog(family=family) for family in ("autoregressive", "diffusion")}
+    for dog in dogs.values():
+        for round_ in range(1 + STOP_OVERFIT):
+            assert dog.overfit == ""
+            dog.observe(round_, {"loss": 1.0 / (1 + round_)})
+            dog.improves(1.0 + round_)
+    assert f"risen {STOP_OVERFIT} times" in dogs["autoregressive"].overfit
+    assert dogs["diffusion"].overfit == ""
+
+
+@pytest.mark.parametrize("phase", ["discriminator", "generator"])
+def test_the_losses_of_opponents_are_watched_but_may_swing(phase: str) -> None:
+    dog = Watchdog("step-3")
+    for step in range(600):
+        dog.observe(step, {f"{phase}/loss": 0.7 if step < 300 else 0.01 if step < 500 else 6.0})
+    with pytest.raises(DivergedError, match=f"the {phase}'s loss has been above .*step-3"):
+        for step in range(PATIENCE):
+            dog.observe(600 + step, {f"{phase}/loss": 500.0})
+
+
+def test_a_loss_that_crosses_zero_is_no_divergence() -> None:
+    dog = Watchdog()
+    for step in range(3000):
+        dog.observe(step, {"loss": 2.0 - 4.0 * min(step, 1000) / 1000 + max(0, step - 1500) / 1000})
+    with pytest.raises(DivergedError):
+        for step in range(PATIENCE):
+            dog.observe(3000 + step, {"loss": 100.0})
+
+
+@pytest.mark.parametrize(
+    "family,findings,means",
+    [
+        ("gan", {"spread": 0.01}, "pictures of different seeds hardly differ"),
+        ("vae", {"kl": 1e-6}, "the KL is zero"),
+        ("", {"perplexity": 3.0}, "most codes are no longer used"),
+    ],
+)
+def test_a_collapse_is_doubted_then_stops_the_run(family: str, findings: dict[str, float], means: str) -> None:
+    dog = Watchdog("step-5", family)
+    dog.best = "step-4"
+    healthy = {name: 400.0 for name in findings}
+    assert dog.examine(1, healthy) == [] and dog.well
+    told = [dog.examine(2 + i, findings) for i in range(STOP - 1)]
+    assert [len(warnings) for warnings in told] == [0, 1, 0, 0] and means in told[1][0] and not dog.well
+    twin = Watchdog(family=family)
+    twin.load(json.loads(json.dumps(dog.state())), Path())
+    assert Watchdog(family=family).examine(2, findings) == []
+    with pytest.raises(DivergedError, match=rf"collapsed: {means}.*last good .* step-5.*best held-out .* step-4"):
+        dog.examine(9, findings)
+    with pytest.raises(DivergedError, match="collapsed"):
+        twin.examine(9, findings)
+
+
+def test_one_good_look_ends_the_doubt_and_copies_only_warn() -> None:
+    dog = Watchdog(family="gan")
+    for i in range(20):
+        dog.examine(i, {"spread": 0.9 if i % STOP == 0 else 0.0})
+    warnings = [w for i in range(20) for w in dog.examine(i, {"copies": 0.9})]
+    assert len(warnings) == 1 and "memorisation" in warnings[0] and dog.examine(21, {"copies": 0.1}) == []
+
+
+def test_its_state_is_json_and_is_taken_up_again(tmp_path: Path) -> None:
+    dog, twin = Watchdog(str(tmp_path / "step-7")), Watchdog()
+    (tmp_path / "step-7").mkdir()
     for step in range(20):
         dog.observe(step, {"loss": 1.0 + step})
-    dog.overfitting(3.0)
-    twin.load(json.loads(json.dumps(dog.state())))
-    assert twin.state() == dog.state()
+    dog.improves(3.0)
+    dog.examine(3, {"copies": 1.0, "perplexity": 7.0})
+    twin.load(json.loads(json.dumps(dog.state())), tmp_path)
+    assert twin.state() == dog.state() and twin.last_good == dog.last_good
 
 
 @pytest.mark.parametrize(

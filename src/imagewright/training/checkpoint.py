@@ -2,7 +2,7 @@
 
     run/
       config.json model.safetensors ema.safetensors hashes.json   the newest: a run folder loads like a model
-      checkpoints/latest                                          the name of the newest
+      checkpoints/latest checkpoints/best                         the names of the newest and of the best held-out loss
       checkpoints/step-00000100/                                  the same four files and
         state/optimizer.safetensors state/state.json              what only training needs
 
@@ -35,7 +35,7 @@ from imagewright.models.technique import Technique
 CONFIG, MODEL, EMA, HASHES = "config.json", "model.safetensors", "ema.safetensors", "hashes.json"
 OPTIMIZER, STATE = "state/optimizer.safetensors", "state/state.json"
 HASHED = (CONFIG, MODEL, EMA, OPTIMIZER, STATE)
-PARTIAL, CORRUPT = ".partial", ".corrupt"
+PARTIAL, CORRUPT, BEST = ".partial", ".corrupt", "best"
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,11 @@ class Snapshot:
 
 
 class CheckpointStore:
-    """The checkpoints of the run folder `out`, of which the newest `keep` stay."""
+    """The checkpoints of the run folder `out`, of which the newest `keep`, the best and the `spared` ones stay."""
 
     def __init__(self, out: Path, keep: int = 3) -> None:
         self.out, self.folder, self.keep = out, out / "checkpoints", keep
+        self.spared: set[str] = set()
 
     def steps(self) -> list[Path]:
         """The checkpoint folders, newest first, unverified."""
@@ -75,6 +76,16 @@ class CheckpointStore:
         if faults:
             raise CheckpointError(f"No checkpoint in {self.out} is intact ({'; '.join(faults)}).", "Start a new run.")
         return None, []
+
+    def best(self) -> Path | None:
+        """The checkpoint with the best held-out loss, if one was marked."""
+        marker = self.folder / BEST
+        path = self.folder / marker.read_text("utf-8").strip() if marker.is_file() else None
+        return path if path is not None and path.is_dir() else None
+
+    def mark_best(self, path: Path) -> None:
+        """Remember checkpoint `path` as the best; it stays until another is."""
+        _replace_text(self.folder / BEST, path.name)
 
     def tidy(self, newest: Path | None) -> None:
         """Before going on from `newest`: set the damaged newer ones aside, remove what is half written."""
@@ -122,7 +133,10 @@ class CheckpointStore:
             waiting.unlink(missing_ok=True)  # renaming onto another link of the same file does nothing
 
     def _prune(self) -> None:
+        best = self.best()
         for path in self.steps()[self.keep :]:
+            if path == best or path.name in self.spared:
+                continue
             doomed = path.with_suffix(PARTIAL)
             path.rename(doomed)
             _remove(doomed)
@@ -134,7 +148,8 @@ def load_model(
     ema: bool = True,
     build: Callable[[dict[str, Any]], Technique] | None = None,
 ) -> Technique:
-    """The technique saved in a run folder, a checkpoint or a copied model folder, on the CPU, in eval mode.
+    """The technique saved in a run folder (`RUN@best`: its best checkpoint), a checkpoint or a copied model folder, on
+    the CPU, in eval mode.
 
     `ema` lays the averaged weights over the trained ones. `build` makes a technique from the `model` part of
     the config (default: models.registry.build). Raises ModelNotFoundError and ModelCorruptError.
@@ -160,12 +175,19 @@ def load_model(
 
 
 def open_model(folder: Path | str) -> tuple[Path, dict[str, Any]]:
-    """The folder that holds the weights (in a run: its newest intact checkpoint) and its config, verified.
+    """The folder that holds the weights and its config, verified. In a run `RUN` that is its newest intact checkpoint,
+    for `RUN@best` the one with the best held-out loss.
 
     Raises ModelNotFoundError and ModelCorruptError.
     """
     path = Path(folder)
-    if (path / "checkpoints").is_dir():
+    if path.name.endswith("@best") and not path.exists():
+        path = path.with_name(path.name.removesuffix("@best"))
+        best = CheckpointStore(path).best()
+        if best is None:
+            raise ModelNotFoundError(f"No checkpoint of {path} is marked as the best.", f"Give {path} for the newest.")
+        path = best
+    elif (path / "checkpoints").is_dir():
         try:
             path = CheckpointStore(path).newest()[0] or path
         except CheckpointError as error:

@@ -17,6 +17,7 @@ from imagewright.models.text import load_pretrained
 from imagewright.text import Tokenizer
 from imagewright.training import overrides as options
 from imagewright.training.checkpoint import load_model
+from imagewright.training.checkup import checkup_of
 from imagewright.training.config import TrainConfig, nearest
 from imagewright.training.distributed import local_device
 from imagewright.training.loop import TrainReport, train
@@ -112,7 +113,8 @@ def _train_on_stage(built: Technique, job: _Job, first_stage: Path, cache_folder
 
 def _train(built: Technique, source: PixelSource, job: _Job, out: Path, facts: Mapping[str, Any] = {}) -> TrainReport:
     facts = {"condition": job.condition, **facts}
-    return train(built, source, job.config, out, preview=preview_of(built, source), facts=facts)
+    preview, checkup = preview_of(built, source), checkup_of(built, source)
+    return train(built, source, job.config, out, preview=preview, checkup=checkup, facts=facts)
 
 
 def _source(built: Technique, job: _Job) -> PixelSource:

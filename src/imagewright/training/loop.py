@@ -30,7 +30,7 @@ from imagewright.training.distributed import World
 from imagewright.training.feed import Feed, Source
 from imagewright.training.interrupt import stop_signals
 from imagewright.training.journal import Event, Journal
-from imagewright.training.observe import Observer, Preview, autocast
+from imagewright.training.observe import Checkup, Observer, Preview, autocast
 from imagewright.training.optim import lr_scale
 from imagewright.training.state import TrainState, check_same, describe
 from imagewright.training.watchdog import Watchdog, memory_errors
@@ -40,7 +40,7 @@ __all__ = ["Preview", "Source", "TrainReport", "train"]
 
 @dataclass(frozen=True)
 class TrainReport:
-    """How a run ended. `reason`: steps, minutes or interrupted; `seconds` over all resumes; last losses."""
+    """How a run ended. `reason`: steps, minutes, overfitting, interrupted; `seconds` over all resumes; last losses."""
 
     step: int
     seconds: float
@@ -58,10 +58,12 @@ def train(
     *,
     on_event: Callable[[Event], None] | None = None,
     preview: Preview | None = None,
+    checkup: Checkup | None = None,
     facts: Mapping[str, Any] = {},
 ) -> TrainReport:
     """Train `technique` on the device it is on, writing the run folder `out`; go on from its checkpoint.
 
+    `preview` draws a sheet every `sample_every` steps, and `checkup` looks for what the watchdog should know.
     `facts`: further JSON values for config.json, such as `condition` and `first_stage`.
     Raises DivergedError, CheckpointError (another model, no intact checkpoint, disk full), TrainingError.
     """
@@ -75,7 +77,7 @@ def train(
         memory_errors(config.batch),
         stop_signals() as stopping,
     ):
-        run = _Run(technique, feed, config, out, world, journal, preview, facts)
+        run = _Run(technique, feed, config, out, world, journal, preview, checkup, facts)
         run.resume()
         return run.go(stopping)
 
@@ -90,6 +92,7 @@ class _Run:
         world: World,
         journal: Journal,
         preview: Preview | None,
+        checkup: Checkup | None,
         facts: Mapping[str, Any],
     ) -> None:
         if config.batch < world.size:
@@ -99,9 +102,9 @@ class _Run:
         self.clock = Clock(config)
         self.state = TrainState(technique, config)
         self.store = CheckpointStore(out, config.keep)
-        self.watchdog = Watchdog()
+        self.watchdog = Watchdog(family=technique.family)
         samples = out / "samples"
-        self.observer = Observer(self.state, feed, config, journal, self.watchdog, samples, preview)
+        self.observer = Observer(self.state, feed, config, journal, self.watchdog, samples, preview, checkup)
         data = feed.source
         origin = {"manifest_hash": getattr(data, "manifest_hash", None), "styles": getattr(data, "styles", {})}
         self.description = describe(technique, config, {**origin, **facts})
@@ -124,11 +127,13 @@ class _Run:
                 self.observer.look()
             if warning := self.clock.forecast(first, self.state.step):
                 self.journal.warn(warning)
-            if self.clock.wants_checkpoint():
+            if self.clock.wants_checkpoint() or self.observer.improved:
                 self._save()
                 unsaved = False
         if unsaved:
             self._save()
+        if reason == "overfitting":
+            self.journal.warn(f"stopped, {self.watchdog.overfit}. {self.watchdog.places()}")
         path, seconds = self.store.path(self.state.step), self.clock.elapsed
         self.journal.event("stop", self.state.step, reason=reason, elapsed=seconds, checkpoint=str(path))
         return TrainReport(self.state.step, seconds, reason, path, self.last, self.observer.heldout)
@@ -172,11 +177,17 @@ class _Run:
     def _save(self) -> None:
         self._read(lag=0)
         self.watchdog.check_tensors(self.state.step, self.state.tensors())
-        if self.world.rank == 0:
-            extra = {"elapsed": self.clock.elapsed, "watchdog": self.watchdog.state()}
-            path = self.store.save(self.state.snapshot(self.description, extra))
-            self.journal.event("checkpoint", self.state.step, path=str(path))
-        self.watchdog.last_good = str(self.store.path(self.state.step))
+        path = self.store.path(self.state.step)
+        if self.watchdog.well:
+            self.watchdog.last_good, self.store.spared = str(path), {path.name}
+        if self.world.rank > 0:
+            return
+        extra = {"elapsed": self.clock.elapsed, "watchdog": self.watchdog.state()}
+        self.store.save(self.state.snapshot(self.description, extra))
+        self.journal.event("checkpoint", self.state.step, path=str(path))
+        if self.observer.improved:
+            self.store.mark_best(path)
+            self.watchdog.best = str(path)
 
     def resume(self) -> None:
         """Go on from the newest intact checkpoint, if there is one; then make all processes alike."""
@@ -185,8 +196,10 @@ class _Run:
         if path is not None:
             changed = check_same(read_config(path), self.description, self.out)
             extra = self.state.restore(path)
-            self.watchdog.load(extra["watchdog"])
-            self.watchdog.last_good = str(path)
+            self.watchdog.load(extra["watchdog"], self.store.folder)
+            self.watchdog.last_good = self.watchdog.last_good or str(path)
+            self.store.spared = {Path(self.watchdog.last_good).name}
+            self.watchdog.best = str(best) if (best := self.store.best()) else None
             self.clock.earlier = extra["elapsed"]
         self.world.check_same(self.state.step)
         if self.world.rank == 0:
@@ -203,6 +216,8 @@ class _Run:
             return "steps"
         if self.world.any(stopping.is_set()):
             return "interrupted"
+        if self.world.any(bool(self.watchdog.overfit)):
+            return "overfitting"
         return "minutes" if self.world.any(self.clock.is_over()) else ""
 
     def _compile(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +14,17 @@ from imagewright.training.config import TrainConfig
 from imagewright.training.feed import Feed
 from imagewright.training.journal import Journal
 from imagewright.training.state import TrainState
-from imagewright.training.watchdog import Watchdog
+from imagewright.training.watchdog import OVERFIT, SIGNS, Watchdog
 
 Preview = Callable[[Technique, int, Path], None]  # (technique with averaged weights, step, PNG to write)
+Checkup = Callable[[Technique], dict[str, float]]  # technique with averaged weights -> findings, by the names of SIGNS
 
 
 class Observer:
-    """Looks at the averaged weights every so many steps; the training does not notice."""
+    """Looks at the averaged weights every so many steps; the training does not notice.
+
+    `improved`: whether the latest look found the best held-out loss so far.
+    """
 
     def __init__(
         self,
@@ -30,37 +35,59 @@ class Observer:
         watchdog: Watchdog,
         samples: Path,
         preview: Preview | None,
+        checkup: Checkup | None = None,
     ) -> None:
         self.state, self.feed, self.config = state, feed, config
-        self.journal, self.watchdog, self.samples, self.preview = journal, watchdog, samples, preview
+        self.journal, self.watchdog, self.samples = journal, watchdog, samples
+        self.preview, self.checkup = preview, checkup
         self.heldout: float | None = None
+        self.improved = False
 
     def look(self) -> None:
-        """After a step: whatever is due."""
+        """After a step: whatever is due. Raises DivergedError if what it sees has collapsed."""
         step, config = self.state.step, self.config
+        self.improved = False
         if config.heldout_every and step % config.heldout_every == 0:
             self._evaluate()
-        if self.preview is not None and config.sample_every and step % config.sample_every == 0:
+        if not config.sample_every or step % config.sample_every:
+            return
+        if self.preview is not None:
             path = self.samples / f"step-{step:08d}.png"
             path.parent.mkdir(exist_ok=True)
             with self._averaged():
                 self.preview(self.state.technique, step, path)
             self.journal.picture(step, path)
+        if self.checkup is not None:
+            with self._averaged():
+                findings = self.checkup(self.state.technique)
+            self.journal.event("checkup", step, **findings)
+            self._examine(findings)
 
     def _evaluate(self) -> None:
-        """The loss of the last phase on the held-out rows."""
-        technique, total, rows = self.state.technique, 0.0, 0
+        """The numbers of the last phase on the held-out rows. Only the loss of a lone phase tells better from worse:
+        that of two opponents does not."""
+        technique, rows = self.state.technique, 0
+        totals: defaultdict[str, float] = defaultdict(float)
         with self._averaged(), autocast(self.feed.device, self.config):
             for batch in self.feed.heldout():
-                losses = technique.loss(batch, technique.phases[-1].name)
-                total += losses["loss"].item() * len(batch)
+                for name, value in technique.loss(batch, technique.phases[-1].name).items():
+                    totals[name] += value.item() * len(batch)
                 rows += len(batch)
         if not rows:
             return
-        self.heldout = total / rows
-        self.journal.event("heldout", self.state.step, loss=self.heldout, rows=rows)
-        if self.watchdog.overfitting(self.heldout):
+        means = {name: total / rows for name, total in totals.items()}
+        self.heldout = means["loss"]
+        self.journal.event("heldout", self.state.step, **means, rows=rows)
+        self._examine({name: value for name, value in means.items() if name in SIGNS})
+        if len(technique.phases) > 1:
+            return
+        self.improved = self.watchdog.improves(self.heldout)
+        if (count := self.watchdog.overfitting) and count % OVERFIT == 0:
             self.journal.warn("overfitting: the held-out loss rises while the training loss falls")
+
+    def _examine(self, findings: dict[str, float]) -> None:
+        for warning in self.watchdog.examine(self.state.step, findings):
+            self.journal.warn(warning)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

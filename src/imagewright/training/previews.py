@@ -19,21 +19,23 @@ PROMPTS = (
 )  # fmt: skip
 
 
-def preview_of(technique: Technique, source: PixelSource) -> Preview:
-    """Pictures of fixed prompts, or of a model without words the held-out pictures beside what it makes of them."""
-    return _prompts(source) if isinstance(technique, Prompted) else _reconstructions(source)
+def preview_of(technique: Technique, source: PixelSource) -> Preview | None:
+    """Pictures of fixed prompts, or of an autoencoder or tokenizer what it makes of held-out pictures."""
+    if technique.family:
+        return _samples(source, isinstance(technique, Prompted))
+    return _reconstructions(source) if hasattr(technique, "reconstruct") else None
 
 
-def _prompts(source: PixelSource) -> Preview:
-    """Fixed prompts, once in no particular style and once in the data's styles by turns."""
+def _samples(source: PixelSource, prompted: bool) -> Preview:
+    """Fixed prompts, once in no particular style and once in the data's styles by turns; without words, fixed seeds."""
     count = len(PROMPTS)
-    if source.condition == "none":
-        cond = Cond([""] * 2 * count, [0] * 2 * count)
-        seeds = list(range(2 * count))
-    else:
+    if prompted and source.condition != "none":
         styles = list(source.styles.values()) or [0]
         cond = Cond(PROMPTS * 2, [0] * count + list(islice(cycle(styles), count)))
         seeds = [0] * 2 * count
+    else:
+        cond = Cond([""] * 2 * count, [0] * 2 * count)
+        seeds = list(range(2 * count))
 
     def preview(technique: Technique, step: int, path: Path) -> None:
         grid(technique.sample(cond, seeds).cpu(), count).save(path)

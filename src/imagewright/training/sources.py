@@ -150,8 +150,8 @@ def _encoded(
     size: int,
     progress: Callable[[int, int], None] | None,
 ) -> Tensor:
-    """All pictures, encoded: float32, or int16 where `encode` gives whole numbers. Codes are computed in float32,
-    because rounding could move one to its neighbour."""
+    """All pictures, encoded: float32, or whole numbers as int16 (int32 where one is larger). Codes are computed in
+    float32, because rounding could move one to its neighbour."""
     device = next(encoder.parameters()).device
     raw = torch.empty(0)
     for start in range(0, len(folder), ENCODE_ROWS):
@@ -159,8 +159,9 @@ def _encoded(
         with torch.autocast(device.type, torch.bfloat16, enabled=hasattr(encoder, "fit")):
             x = encode(folder.pixels(rows, size).to(device)).cpu()
         if not start:
-            raw = torch.empty(len(folder), *x.shape[1:], dtype=torch.float32 if x.is_floating_point() else torch.int16)
+            raw = torch.empty(len(folder), *x.shape[1:], dtype=torch.float32 if x.is_floating_point() else torch.int32)
         raw[rows] = x.to(raw.dtype)
         if progress is not None:
             progress(int(rows[-1]) + 1, len(folder))
-    return raw
+    small = not raw.is_floating_point() and int(raw.max()) < 2**15
+    return raw.to(torch.int16) if small else raw
