@@ -107,7 +107,7 @@ class Catalog:
         for listing in listings:
             if any(model.name == name for model in listing.models):
                 return self.engine(listing.engine), name
-        if Path(name).is_dir():
+        if Path(name.removesuffix("@best")).is_dir():
             return self.engine("embedded" if any(Path(name).glob("*.onnx")) else "trained"), name
         names = ", ".join(model.name for listing in listings for model in listing.models)
         raise ModelNotFoundError(f"No model {name!r} here.", f"There are: {names or 'none'}, or give a run's folder.")

@@ -78,8 +78,8 @@ def thumbnails(pixels: Tensor) -> Tensor:
 
 def nearest(queries: Tensor, pictures: Tensor) -> Tensor:
     """Root mean square distance (B,) from each query (B, D) to the nearest of the pictures (N, D)."""
-    shortest: Tensor = torch.cdist(queries, pictures).amin(1)
-    return shortest / queries.shape[1] ** 0.5
+    distances: Tensor = torch.cdist(queries, pictures) / queries.shape[1] ** 0.5  # (B, N)
+    return distances.amin(1)
 
 
 def _spread(pictures: Tensor) -> float:
