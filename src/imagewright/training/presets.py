@@ -62,7 +62,7 @@ def _judge(steps: int, seed: int, **changes: Any) -> TrainConfig:
 
 
 def _gan(**changes: Any) -> TrainConfig:
-    return TrainConfig(**{"lr": 1e-3, "warmup": 100, "cooldown": 0.25, "weight_decay": 0.0, "clip": 0.0, **changes})
+    return TrainConfig(**{"lr": 5e-4, "warmup": 100, "cooldown": 0.25, "weight_decay": 0.0, "clip": 0.0, **changes})
 
 
 def _gan_article() -> TrainConfig:
@@ -185,6 +185,10 @@ PRESETS: dict[str, dict[str, Preset]] = {
                             checkpoint_minutes=5, sample_every=1_000, heldout_every=1_000), .2),
         "cpu-pixels": Preset(StyleGANConfig(PixelsConfig(size=64), widths=(256, 192, 96, 48), depths=(2, 2, 2, 2),
                                             critic_widths=(256, 192, 96, 48)),
+                             _gan(batch=32, steps=12_000, ema=.998,
+                                  checkpoint_minutes=5, sample_every=1_000, heldout_every=1_000), .2),
+        "alias-free": Preset(StyleGANConfig(PixelsConfig(size=32), widths=(96, 64), depths=(3, 3),
+                                            critic_widths=(256, 128, 64), alias_free=True),
                              _gan(batch=32, steps=12_000, ema=.998,
                                   checkpoint_minutes=5, sample_every=1_000, heldout_every=1_000), .2),
         "gpu":  Preset(StyleGANConfig(LatentsConfig(_AE_128), w=512, widths=(512, 384), depths=(4, 6),
