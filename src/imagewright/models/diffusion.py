@@ -307,8 +307,8 @@ class Diffusion(Prompted):
         }
 
     def runtime(self) -> dict[str, Any]:
-        """The shape of the latents and the process."""
-        return {"latent": list(self.encoder.shape), "process": self.config.process}
+        """The shape of the latents, the process, and that the denoiser has the output `attention`."""
+        return {"latent": list(self.encoder.shape), "process": self.config.process, "attention": True}
 
 
 def _torch_noise(seed: int, shape: tuple[int, ...], device: torch.device) -> Callable[[], Tensor]:

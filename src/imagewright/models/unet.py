@@ -89,7 +89,7 @@ class Stage(nn.Module):
         super().__init__()
         out, levels = config.widths[level], len(config.widths)
         attends = level >= levels - config.attention
-        self.shows = level == max(0, levels - config.attention)  # its attention maps are the finest there are
+        self.shows = level == levels - config.attention  # its attention maps are the finest there are
         self.residual = Modulated(channels, out, config.widths[-1], config.dropout)
         side = sides(config)[level]
         self.attention = TextAttention(out, config.head, config.text_width, side) if attends else None
@@ -190,5 +190,7 @@ def check(config: UNetConfig) -> None:
         raise ValueError(f"A side of {config.side} is no multiple of the patch, {config.patch}.")
     if any(width % GROUPS for width in config.widths):
         raise ValueError(f"The widths {config.widths} are not all multiples of {GROUPS}.")
-    if any(width % config.head for width in config.widths[max(0, len(config.widths) - config.attention) :]):
+    if not 1 <= config.attention <= len(config.widths):
+        raise ValueError(f"From 1 to {len(config.widths)} levels can attend, not {config.attention}.")
+    if any(width % config.head for width in config.widths[-config.attention :]):
         raise ValueError(f"The widths that attend are not all multiples of the head, {config.head}.")

@@ -1,4 +1,8 @@
-"""Diffusion: a sampler of models/samplers.py around the exported denoiser."""
+"""Diffusion: a sampler of models/samplers.py around the exported denoiser.
+
+When someone looks on, each step's estimate is decoded and the denoiser's second output, its attention to the words,
+is fetched too. `words` may then hold `pieces`, the word pieces of the prompt as text; without them there are no maps.
+"""
 
 from __future__ import annotations
 
@@ -8,45 +12,60 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imagewright.models.samplers import PROCESSES, SAMPLERS, guided, noise_source
+from imagewright.models.samplers import PROCESSES, SAMPLERS, guided, noise_source, observed, word_maps
 from imagewright.watch import Watch
 
 PARTS = ("denoiser", "decoder")
 Floats = NDArray[np.float32]
 
 
-def draw(model: Any, words: Mapping[str, NDArray[Any]], options: Mapping[str, Any], seed: int, watch: Watch) -> Floats:
+def draw(model: Any, words: Mapping[str, Any], options: Mapping[str, Any], seed: int, watch: Watch) -> Floats:
     """The pixels (1, 4, H, W) of one picture."""
-    latents = sample(model, words, options, seed, watch)
-    pixels: Floats = model.run("decoder", x=latents)[0]
+    return decode(model, sample(model, words, options, seed, watch))
+
+
+def decode(model: Any, latents: Floats) -> Floats:
+    """Latents (1, C, h, w) -> pixels (1, 4, H, W)."""
+    pixels: Floats = model.run("decoder", x=latents.astype(np.float32))[0]
     return pixels
 
 
-def sample(
-    model: Any, words: Mapping[str, NDArray[Any]], options: Mapping[str, Any], seed: int, watch: Watch
-) -> Floats:
+def sample(model: Any, words: Mapping[str, Any], options: Mapping[str, Any], seed: int, watch: Watch) -> Floats:
     """The latents (1, C, h, w) of one picture."""
     shape = tuple(model.runtime["latent"])
     process, steps = PROCESSES[model.runtime["process"]](), options["steps"]
     times = process.times(steps)
-    done = {t: i for i, t in enumerate(times)}
+    looks = watch.tracing and model.runtime.get("attention", False)  # models exported before had no such output
+    pieces: list[str] = words.get("pieces", []) if looks else []
+    maps: dict[float, Floats] = {}
     known = {"known": np.zeros((2, *shape), np.float32), "mask": np.zeros((2, 1, *shape[1:]), np.float32)}
-    condition = {**words, **known}
+    condition = {name: value for name, value in words.items() if name != "pieces"} | known
+    outputs = ["denoised", "attention"] if pieces else ["denoised"]
 
     def rows(x: Floats, t: float, count: int) -> Floats:
-        watch.told(done.get(t, 0), steps)
         inputs = {name: value[:count] for name, value in condition.items()}
-        estimate: Floats = model.run(
-            "denoiser", x=np.repeat(x, count, axis=0), t=np.full(count, t, np.float32), **inputs
-        )[0]
+        estimate: Floats
+        estimate, *attention = model.run(
+            "denoiser", outputs, x=np.repeat(x, count, axis=0), t=np.full(count, t, np.float32), **inputs
+        )
+        if attention:
+            maps[t] = attention[0][0]  # (N, L) of the wanted words
         return estimate
 
     def both(x: Floats, t: float) -> tuple[Floats, Floats]:
         estimate = rows(x, t, 2)
         return estimate[:1], estimate[1:]
 
+    def seen(step: int, t: float, estimate: Floats) -> None:
+        watch.told(step, steps)
+        if watch.tracing:
+            watch.shown("step", step, decode(model, estimate)[0], t=t, sigma=process.levels(t)[1])
+
     denoise = guided(lambda x, t: rows(x, t, 1), both, options["guidance"], tuple(options["interval"]))
     noise = noise_source(seed, (1, *shape))
-    x: Floats = SAMPLERS[options["sampler"]](denoise, process.start(noise()), times, process, noise)
+    sampler = SAMPLERS[options["sampler"]]
+    x: Floats = sampler(observed(denoise, times, seen), process.start(noise()), times, process, noise)
     watch.told(steps, steps)
+    if maps:
+        watch.shown("attention", steps, word_maps(maps, len(pieces)), words=pieces)
     return x.astype(np.float32)
