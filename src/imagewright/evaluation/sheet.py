@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 MARGIN, LINES = 6, 2
+Picture = Image.Image
 
 
 def sheet(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int = 8, cell: int = 128) -> Image.Image:
@@ -23,4 +24,24 @@ def sheet(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int
         page.paste(fitted, (x, y), fitted)
         lines = textwrap.wrap(caption, width=max(8, cell // 6))[:LINES]
         draw.multiline_text((x, y + cell), "\n".join(lines), fill=(60, 60, 60), font=font, spacing=1)
+    return page
+
+
+def matrix(
+    rows: Sequence[Sequence[Picture]], row_labels: Sequence[str], column_labels: Sequence[str], cell: int = 128
+) -> Picture:
+    """An RGB sheet of `rows`, each with its label on the left; column labels (lines of text) on top; on white."""
+    font, left = ImageFont.load_default(size=12), 132
+    top = 16 * max(label.count("\n") + 1 for label in column_labels) + MARGIN
+    step = cell + MARGIN
+    page = Image.new("RGB", (left + len(column_labels) * step, top + len(rows) * step + MARGIN), "white")
+    draw = ImageDraw.Draw(page)
+    for column, label in enumerate(column_labels):
+        draw.multiline_text((left + column * step, MARGIN), label, fill=(40, 40, 40), font=font, spacing=3)
+    for row, (label, pictures) in enumerate(zip(row_labels, rows, strict=True)):
+        y = top + row * step
+        draw.multiline_text((MARGIN, y + 4), textwrap.fill(label, 18), fill=(40, 40, 40), font=font, spacing=3)
+        for column, picture in enumerate(pictures):
+            fitted = picture.convert("RGBA").resize((cell, cell), Image.Resampling.LANCZOS)
+            page.paste(fitted, (left + column * step, y), fitted)
     return page

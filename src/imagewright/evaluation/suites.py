@@ -56,3 +56,7 @@ FIRST_8: tuple[SheetPrompt, ...] = tuple(
         "smiling face with sunglasses", "a blue cat", "three red apples", "a rocket on a black background",
     )
 )  # fmt: skip
+
+COMPARE_24: tuple[SheetPrompt, ...] = tuple(
+    prompt for kind in dict.fromkeys(p.kind for p in SHEET_64) for prompt in [p for p in SHEET_64 if p.kind == kind][:4]
+)  # four of each kind
