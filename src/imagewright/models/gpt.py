@@ -11,7 +11,7 @@ to the inputs by two convolutions, trained on random boxes, so that a fill fits 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -27,6 +27,7 @@ from imagewright.models.encoders import Codes, CodesConfig
 from imagewright.models.layers import MLP, rms_norm, rotary_table, rotate
 from imagewright.models.technique import WORDS, Call, Cond, Graph, Prompted, Words
 from imagewright.models.text import TextConfig
+from imagewright.text import spell_symbols
 from imagewright.watch import Watch
 
 HIDDEN = -1e4  # added to the logits of what must not be seen; finite, because a row may hold nothing else
@@ -218,19 +219,46 @@ class Conditioned(Prompted):
             codes, kept = self.encoder.encode(known.to(device)), self.kept(mask.to(device)).view_as(kept)
         for row, seed in enumerate(seeds):
             words = self.wanted_and_avoided(cond, row)
-            rows.append(self.render(self.regenerate(codes, ~kept, words, seed, watch=watch, **options), words))
+            drawn = self.regenerate(codes, ~kept, words, seed, watch=watch, **options)
+            if watch.tracing and (pieces := self.pieces(cond.prompts[row])):
+                watch.shown("attention", self.length, self.attention(drawn, words[:1])[: len(pieces)], words=pieces)
+            rows.append(self.render(drawn, words))
         return torch.cat(rows)
+
+    def pieces(self, text: str) -> list[str]:
+        """The word pieces that the tokens of `text` stand for."""
+        encoding = self.tokenizer.pieces.encode(spell_symbols(text), add_special_tokens=False)
+        return encoding.tokens[: self.config.text.max_tokens]
 
     def kept(self, mask: Tensor) -> Tensor:
         """mask (1, 1, h, w) -> (1, N) bool: the codes that lie in known cells alone."""
         sides = self.encoder.config.scales
         return torch.cat([-F.adaptive_max_pool2d(-mask.float(), side).flatten(1) for side in sides], dim=1) > 0.5
 
+    @torch.no_grad()
     def regenerate(
         self, codes: Tensor, mask: Tensor, words: Words, seed: int, *, watch: Watch = Watch(), **options: Any
     ) -> Tensor:
-        """`codes` (1, ...) with those sampled anew where `mask` (1, ...) is true. `words`: wanted and avoided."""
+        """`codes` (1, ...) with those drawn anew where `mask` (1, ...) is true. `words`: the wanted and the avoided."""
+        choice = tokens.Choice.of(self.chosen(options))
+        known, keep = codes.flatten(1), ~mask.flatten(1)
+        kept = {int(i): int(known[0, i]) for i in keep[0].nonzero()}
+        onlooker = tokens.onlooker(watch, self.length, self._picture)
+        drawing = tokens.Drawing(tokens.uniforms(seed, self.length), choice, kept, onlooker)
+        drawn = self.draw(drawing, words[: choice.rows], known, keep)
+        return torch.from_numpy(drawn).to(codes.device).view(codes.shape)
+
+    def draw(self, drawing: tokens.Drawing, words: Words, known: Tensor, keep: Tensor) -> tokens.Codes:
+        """The codes (N,) of one picture, of which those of `known` (1, N) stay where `keep` (1, N) is true."""
         raise NotImplementedError
+
+    def attention(self, codes: Tensor, words: Words) -> Tensor:
+        """How much the cells look at each word, (L, h, w), averaged over blocks and heads."""
+        raise NotImplementedError
+
+    def _picture(self, codes: tokens.Codes, made: tokens.Floats) -> Tensor:
+        x, done = (torch.from_numpy(a).to(self.places.device).unflatten(1, self.encoder.shape) for a in (codes, made))
+        return self.encoder.decode(x, done).float().cpu()
 
     @torch.no_grad()
     def invert(self, pixels: Tensor, words: Words, **options: Any) -> Tensor:
@@ -247,21 +275,6 @@ class Conditioned(Prompted):
         rank = np.random.Generator(np.random.Philox(0)).permutation(a[0].numel())
         from_b = torch.from_numpy(rank < round(share * a[0].numel())).view(a[0].shape).to(a.device)
         return torch.where(from_b, b, a)
-
-    def unfinished(self, watch: Watch) -> Callable[[int, tokens.Codes], None]:
-        """Tells `watch` of each token, and shows it the picture so far now and then."""
-
-        N = self.length
-
-        def made(count: int, found: tokens.Codes) -> None:
-            watch.told(count, N)
-            if watch.tracing and (count % tokens.EVERY == 0 or count == N):
-                codes = torch.zeros(1, N, dtype=torch.long, device=self.places.device)
-                codes[0, :count] = torch.from_numpy(found[:count])
-                done = (torch.arange(N, device=codes.device) < count)[None].float()
-                watch.shown("token", count - 1, self.encoder.decode(codes, done)[0].float().cpu())
-
-        return made
 
 
 def hiding(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -360,69 +373,41 @@ class GPT(Conditioned):
             new.append(torch.stack([k, v], dim=1)[..., 0, :])  # (B, 2, H, d)
         return self.output(x, modulation)[:, 0], torch.stack(new, dim=1)
 
-    @torch.no_grad()
-    def regenerate(
-        self, codes: Tensor, mask: Tensor, words: Words, seed: int, *, watch: Watch = Watch(), **options: Any
-    ) -> Tensor:
-        """`codes` (1, h, w) with those sampled anew where `mask` (1, h, w) is true, in raster order. `words`: the
-        wanted and the avoided."""
-        choice = tokens.Choice.of(self.chosen(options))
-        words, known, keep = words[: choice.rows], codes.flatten(1), (~mask).flatten(1)
-        where = keep.float().expand(choice.rows, -1)
-        cached = self._cached(words, known.expand(choice.rows, -1), where)
-        made = self._generate(cached, known, keep, seed, choice, watch)
-        if watch.tracing:
-            self._show_attention(made, words, known, keep, watch)
-        return made.view(codes.shape)
-
-    def generate_slow(self, words: Words, seed: int, **options: Any) -> Tensor:
-        """What `regenerate` makes of nothing, each step computed from scratch: (1, N)."""
-        choice = tokens.Choice.of(self.chosen(options))
-        words, known = words[: choice.rows], torch.zeros(choice.rows, self.length, dtype=torch.long)
-        drawn: list[int] = []
+    def draw(self, drawing: tokens.Drawing, words: Words, known: Tensor, keep: Tensor) -> tokens.Codes:
+        """In raster order, each step with the keys and values of those before it."""
+        rows, L = words.mask.shape
+        cache, modulation, ahead = self.prefix(*words.flat(), known.expand(rows, -1), keep.float().expand(rows, -1))
 
         def logits(previous: int, position: int) -> tokens.Floats:
-            drawn.append(previous)
-            before = torch.tensor(drawn[1:], dtype=torch.long).expand(choice.rows, -1)
-            return self.logits(before, words, known, known.float())[:, -1].numpy()
-
-        with torch.no_grad():
-            return self._generate(logits, known[:1], known[:1].bool(), seed, choice, Watch())
-
-    def _generate(
-        self,
-        logits: Callable[[int, int], tokens.Floats],
-        known: Tensor,
-        keep: Tensor,
-        seed: int,
-        choice: tokens.Choice,
-        watch: Watch,
-    ) -> Tensor:
-        kept = {int(i): int(known[0, i]) for i in keep[0].nonzero()}
-        uniform = tokens.uniforms(seed, self.length)
-        drawn = tokens.raster(logits, uniform, choice, start=self.count, kept=kept, made=self.unfinished(watch))
-        return torch.from_numpy(drawn)[None].to(known.device)
-
-    def _cached(self, words: Words, known: Tensor, mask: Tensor) -> Callable[[int, int], tokens.Floats]:
-        """Logits (rows, V) after the previous token, at a position; must be called in order."""
-        cache, modulation, ahead = self.prefix(*words.flat(), known, mask)
-        L = words.mask.shape[1]
-
-        def logits(previous: int, position: int) -> tokens.Floats:
-            token = torch.full((len(cache),), previous, device=cache.device)
+            token = torch.full((rows,), previous, device=cache.device)
             at = torch.full_like(token, position)
             found, new = self.step(token, at, cache, words.mask, modulation, ahead[:, position])
             cache[..., L + position, :] = new
             return found.float().cpu().numpy()
 
-        return logits
+        return tokens.raster(logits, self.count, drawing)
 
-    def _show_attention(self, made: Tensor, words: Words, known: Tensor, keep: Tensor, watch: Watch) -> None:
-        """The wanted words' attention maps (L, h, w), averaged over blocks and heads."""
+    def draw_slow(self, drawing: tokens.Drawing, words: Words, known: Tensor, keep: Tensor) -> tokens.Codes:
+        """The same, each step computed from nothing: what `draw` must agree with."""
+        rows = len(words.mask)
+        known, mask = known.expand(rows, -1), keep.float().expand(rows, -1)
+        before: list[int] = []
+
+        def logits(previous: int, position: int) -> tokens.Floats:
+            if position:
+                before.append(previous)
+            codes = torch.tensor(before, dtype=torch.long, device=known.device).expand(rows, -1)
+            return self.logits(codes, words, known, mask)[:, -1].float().cpu().numpy()
+
+        return tokens.raster(logits, self.count, drawing)
+
+    @torch.no_grad()
+    def attention(self, codes: Tensor, words: Words) -> Tensor:
+        """How much the cells look at each word while they are chosen, (L, h, w), averaged over blocks and heads."""
         maps: list[Tensor] = []
-        self.logits(made[:, :-1], words[:1], known, keep.float(), maps)
-        weights = torch.stack(maps).mean(0)[0].T.unflatten(1, self.encoder.shape)  # (L, h, w)
-        watch.shown("attention", 0, weights.float().cpu(), words=int(words.mask[0].sum()))
+        known = codes.flatten(1)
+        self.logits(known[:, :-1], words, known, torch.zeros(known.shape, device=known.device), maps)
+        return torch.stack(maps).mean(0)[0].T.unflatten(1, self.encoder.shape).float().cpu()
 
     def graphs(self) -> dict[str, Graph]:
         """prefix (words and known codes to the first cache), step (a token to the next one's logits), decoder and

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imagewright.watch import Watch
+
 Floats = NDArray[np.floating[Any]]
 Codes = NDArray[np.int64]
 EVERY = 8  # tokens from one picture of a trace to the next
@@ -74,44 +76,55 @@ def pick(p: Floats, uniform: Floats) -> Codes:
     return passed.argmax(axis=1).astype(np.int64)
 
 
-def raster(
-    logits: Callable[[int, int], Floats],
-    uniform: Floats,
-    choice: Choice,
-    *,
-    start: int,
-    kept: Mapping[int, int],
-    made: Callable[[int, Codes], None],
-) -> Codes:
-    """One token after the other, (N,). `logits(previous, position)` gives (rows, V); `previous` is `start` at first.
-    `kept`: tokens that are given, by position. `made(count, tokens)` is called after each."""
-    tokens = np.zeros(len(uniform), np.int64)
-    previous = start
+@dataclass(frozen=True)
+class Drawing:
+    """One picture to draw: `uniform` (N,) of its seed, how to choose, the tokens that are given (`kept`, by position),
+    and what is called after each token or scale with (count, tokens)."""
+
+    uniform: Floats
+    choice: Choice
+    kept: Mapping[int, int]
+    made: Callable[[int, Codes], None]
+
+    def tokens(self, logits: Floats, start: int) -> Codes:
+        """The tokens from `start` on, of logits (rows, n, V): the given ones, or chosen."""
+        stop = start + logits.shape[1]
+        chosen = self.choice(logits, self.uniform[start:stop])
+        given = [self.kept.get(position, token) for position, token in zip(range(start, stop), chosen, strict=True)]
+        return np.array(given, np.int64)
+
+
+def raster(logits: Callable[[int, int], Floats], first: int, drawing: Drawing) -> Codes:
+    """One token after the other, (N,). `logits(previous, position)` gives (rows, V); at 0 the previous is `first`."""
+    tokens = np.zeros(len(drawing.uniform), np.int64)
+    previous = first
     for position in range(len(tokens)):
-        found = logits(previous, position)
-        chosen = int(choice(found[:, None], uniform[position : position + 1])[0])
-        tokens[position] = previous = kept.get(position, chosen)
-        made(position + 1, tokens)
+        tokens[position] = previous = int(drawing.tokens(logits(previous, position)[:, None], position)[0])
+        drawing.made(position + 1, tokens)
     return tokens
 
 
-def scales(
-    logits: Callable[[Codes], Floats],
-    sides: Sequence[int],
-    uniform: Floats,
-    choice: Choice,
-    *,
-    kept: Mapping[int, int],
-    made: Callable[[int, Codes], None],
-) -> Codes:
-    """All tokens of a scale at once, coarse to fine, (N,). `logits(tokens)` gives (rows, n, V) for the scale that
-    follows the finished ones in `tokens`. `kept` and `made` as in `raster`."""
-    tokens = np.zeros(0, np.int64)
+def scales(logits: Callable[[Codes], Floats], sides: Sequence[int], drawing: Drawing) -> Codes:
+    """All tokens of a scale at once, coarse to fine, (N,). `logits(tokens)` gives (rows, N, V) for all positions, of
+    which those of the next scale look only at the scales that `tokens` (N,) holds already."""
+    tokens = np.zeros(len(drawing.uniform), np.int64)
+    start = 0
     for side in sides:
-        stop = len(tokens) + side * side
-        new = choice(logits(tokens), uniform[len(tokens) : stop])
-        tokens = np.concatenate([tokens, new])
-        for position in range(stop - side * side, stop):
-            tokens[position] = kept.get(position, tokens[position])
-        made(stop, tokens)
+        stop = start + side * side
+        tokens[start:stop] = drawing.tokens(logits(tokens)[:, start:stop], start)
+        drawing.made(stop, tokens)
+        start = stop
     return tokens
+
+
+def onlooker(watch: Watch, total: int, decode: Callable[[Codes, Floats], Any]) -> Callable[[int, Codes], None]:
+    """Tells `watch` of each token, and shows it the picture so far now and then: `decode(codes (1, N), made (1, N))`
+    gives pixels (1, 4, H, W), where `made` is 0 for codes that are still to come."""
+
+    def made(count: int, tokens: Codes) -> None:
+        watch.told(count, total)
+        if watch.tracing and (count % EVERY == 0 or count == total):
+            done = (np.arange(total) < count).astype(np.float32)
+            watch.shown("token", count, decode(tokens[None], done[None])[0])
+
+    return made

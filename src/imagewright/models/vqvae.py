@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -48,6 +49,8 @@ class TokenizerConfig(AutoencoderConfig):
     coarse_scales: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.adversarial:
+            raise ValueError("The picture tokenizer has no adversarial loss.")
         if self.quantiser == "fsq" and len(self.levels) != self.latent:
             raise ValueError(f"There are {len(self.levels)} levels for {self.latent} latent channels.")
 
@@ -97,7 +100,7 @@ class VQ(nn.Module):
     def __init__(self, size: int, channels: int) -> None:
         super().__init__()
         self.codebook = nn.Parameter(0.5 * torch.randn(size, channels))
-        self.register_buffer("used", torch.ones(size))
+        self.register_buffer("used", torch.zeros(size))  # so that the first batch places the codes
 
     def codes(self, z: Tensor) -> Tensor:
         """(..., C) -> (...) int64, the nearest row."""
@@ -190,18 +193,18 @@ class PictureTokenizer(Autoencoder):
         """(B, 4, H, W) in [-1, 1] -> (B, N) int64."""
         return self.quantise(self.encode(pixels))[2]
 
-    def latents(self, codes: Tensor, made: Tensor | None = None) -> Tensor:
-        """z_q (B, C, h, w) of codes (B, N); where `made` (B, N) is 0 a code counts for nothing."""
+    def sums(self, codes: Tensor, made: Tensor | None = None) -> list[Tensor]:
+        """The z_q (B, C, h, w) after each scale of codes (B, N); where `made` (B, N) is 0 a code counts for nothing."""
         values = self.quantiser.values(codes)  # (B, N, C)
         if made is not None:
             values = values * made[..., None]
         parts = values.split([side * side for side in self.config.scales], dim=1)
         squares = [part.unflatten(1, (side, side)) for part, side in zip(parts, self.config.scales, strict=True)]
-        return torch.stack([self.widened(square, index) for index, square in enumerate(squares)]).sum(0)
+        return list(accumulate(self.widened(square, index) for index, square in enumerate(squares)))
 
     def pictures(self, codes: Tensor, made: Tensor | None = None) -> Tensor:
-        """(B, N) -> (B, 4, H, W), about [-1, 1] (not clamped); `made` as in `latents`."""
-        return self.decode(self.latents(codes, made))
+        """(B, N) -> (B, 4, H, W), about [-1, 1] (not clamped); `made` as in `sums`."""
+        return self.decode(self.sums(codes, made)[-1])
 
     def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         """The Autoencoder's, through the codes; with learned vectors also both terms of arXiv:1711.00937,

@@ -1,0 +1,71 @@
+"""Autoregressive: tokens one after the other with a cache of keys and values, or scale by scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imagewright.models.tokens import Choice, Codes, Drawing, Floats, onlooker, raster, scales, uniforms
+from imagewright.watch import Watch
+
+PARTS = ("decoder",)  # and prefix and step, or network
+
+
+def draw(
+    model: Any, words: Mapping[str, NDArray[Any]], options: Mapping[str, Any], seed: int, watch: Watch
+) -> NDArray[np.float32]:
+    """The pixels (1, 4, H, W) of one picture."""
+    shape = tuple(model.runtime["shape"])
+
+    def decode(codes: Codes, made: Floats) -> NDArray[np.float32]:
+        pixels: NDArray[np.float32] = model.run("decoder", x=codes.reshape(1, *shape), made=made.reshape(1, *shape))[0]
+        return pixels
+
+    codes = sample(model, words, options, seed, onlooker(watch, prod(shape), decode))
+    return decode(codes[None], np.ones((1, len(codes)), np.float32))
+
+
+def sample(model: Any, words: Mapping[str, NDArray[Any]], options: Mapping[str, Any], seed: int, made: Any) -> Codes:
+    """The codes (N,) of one picture; `made(count, codes)` is called on the way."""
+    choice = Choice.of(options)
+    drawing = Drawing(uniforms(seed, prod(model.runtime["shape"])), choice, {}, made)
+    condition = {name: value[: choice.rows] for name, value in words.items()}
+    return (_scales if "scales" in model.runtime else _raster)(model, condition, drawing)
+
+
+def _raster(model: Any, words: Mapping[str, NDArray[Any]], drawing: Drawing) -> Codes:
+    rows, L = words["text_mask"].shape
+    nothing = np.zeros((rows, len(drawing.uniform)))
+    cache, modulation, ahead = model.run(
+        "prefix", **words, known=nothing.astype(np.int64), mask=nothing.astype(np.float32)
+    )
+
+    def logits(previous: int, position: int) -> Floats:
+        found: Floats
+        found, new = model.run(
+            "step",
+            token=np.full(rows, previous),
+            position=np.full(rows, position),
+            cache=cache,
+            text_mask=words["text_mask"],
+            modulation=modulation,
+            ahead=ahead[:, position],
+        )
+        cache[..., L + position, :] = new
+        return found
+
+    return raster(logits, model.runtime["codes"], drawing)
+
+
+def _scales(model: Any, words: Mapping[str, NDArray[Any]], drawing: Drawing) -> Codes:
+    rows = len(words["text_mask"])
+
+    def logits(codes: Codes) -> Floats:
+        found: Floats = model.run("network", x=np.repeat(codes[None], rows, axis=0), **words)[0]
+        return found
+
+    return scales(logits, model.runtime["scales"], drawing)
