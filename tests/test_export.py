@@ -62,18 +62,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def exported(run: Path, tmp_path: Path, int8: bool) -> Path:
-    return export(run, tmp_path / "model", name="discs", int8=int8)
+def exported(run: Path, tmp_path: Path, bits: int) -> Path:
+    return export(run, tmp_path / "model", name="discs", bits=bits)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(-10 * np.log10(np.mean((a - b) ** 2) / 4 + 1e-20))
 
 
-@pytest.mark.parametrize("int8,least", [(False, 60.0), (True, 35.0)])
-def test_same_noise_same_picture_as_torch(run: Path, tmp_path: Path, int8: bool, least: float) -> None:
+@pytest.mark.parametrize("bits,least", [(32, 60.0), (8, 35.0), (4, 22.0)])
+def test_same_noise_same_picture_as_torch(run: Path, tmp_path: Path, bits: int, least: float) -> None:
     technique = load_model(run)
-    model = ExportedModel(exported(run, tmp_path, int8))
+    model = ExportedModel(exported(run, tmp_path, bits))
     for seed in range(3):
         request = ImageRequest(prompt="a red disc", seed=seed, style="noto")
         options = options_of(request, {**model.description["sampling"], "steps": 6})
@@ -85,12 +85,12 @@ def test_same_noise_same_picture_as_torch(run: Path, tmp_path: Path, int8: bool,
 def test_the_encoder_and_the_torch_encoder_agree(run: Path, tmp_path: Path) -> None:
     pixels = discs_source(16).batch(0, 0, 0, 2, 2).pixels
     want = load_model(run).encoder.encode(pixels).numpy()
-    made = ExportedModel(exported(run, tmp_path, int8=False)).run("encoder", pixels=pixels.numpy())[0]
+    made = ExportedModel(exported(run, tmp_path, bits=32)).run("encoder", pixels=pixels.numpy())[0]
     np.testing.assert_allclose(made, want, atol=1e-3)
 
 
 def test_a_seed_is_one_picture_at_any_batch_size(run: Path, tmp_path: Path) -> None:
-    engine, path = EmbeddedEngine([]), str(exported(run, tmp_path, int8=True))
+    engine, path = EmbeddedEngine([]), str(exported(run, tmp_path, bits=8))
     four = engine.generate(ImageRequest(prompt="a disc", model=path, n=4, seed=7))
     for i in range(4):
         alone = engine.generate(ImageRequest(prompt="a disc", model=path, seed=7 + i))
@@ -103,35 +103,35 @@ def test_a_seed_is_one_picture_at_any_batch_size(run: Path, tmp_path: Path) -> N
 def test_the_trained_engine_makes_the_same_picture(run: Path, tmp_path: Path) -> None:
     request = ImageRequest(prompt="a blue disc", model=str(run), seed=1)
     torch_made = np.asarray(TrainedEngine().generate(request)[0]).astype(float)
-    onnx_path = str(exported(run, tmp_path, int8=False))
+    onnx_path = str(exported(run, tmp_path, bits=32))
     onnx_made = EmbeddedEngine([]).generate(ImageRequest(prompt="a blue disc", model=onnx_path, seed=1))[0]
     assert np.abs(torch_made - np.asarray(onnx_made)).mean() < 1.0  # of 255
 
 
 def test_progress_counts_every_step_of_every_picture(run: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    path = str(exported(run, tmp_path, int8=True))
+    path = str(exported(run, tmp_path, bits=8))
     request = ImageRequest(prompt="a disc", model=path, n=2, num_inference_steps=3)
     EmbeddedEngine([]).generate(request, Watch(lambda done, total: seen.append((done, total))))
     assert seen[-1] == (6, 6) and [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
 def test_a_prompt_that_is_too_long_is_cut_and_said(run: Path, tmp_path: Path) -> None:
-    path = str(exported(run, tmp_path, int8=True))
+    path = str(exported(run, tmp_path, bits=8))
     result = EmbeddedEngine([]).generate(ImageRequest(prompt="fox " * 40, model=path, num_inference_steps=1))
     (adjustment,) = result.adjustments
     assert adjustment.field == "prompt" and "40" in adjustment.requested and "24" in adjustment.used
 
 
 def test_what_it_cannot_do_is_refused(run: Path, tmp_path: Path) -> None:
-    path = str(exported(run, tmp_path, int8=True))
+    path = str(exported(run, tmp_path, bits=8))
     with pytest.raises(UnsupportedError):
         EmbeddedEngine([]).generate(ImageRequest(prompt="a disc", model=path, style="cubist"))
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "remove", "format"])
 def test_a_damaged_model_is_refused(run: Path, tmp_path: Path, harm: str) -> None:
-    folder = exported(run, tmp_path, int8=True)
+    folder = exported(run, tmp_path, bits=8)
     file = folder / "denoiser.onnx"
     data = bytearray(file.read_bytes())
     if harm == "flip":
@@ -162,12 +162,12 @@ def test_a_folder_of_something_else_is_left_alone(run: Path, tmp_path: Path) -> 
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "letter.txt").write_text("dear")
     with pytest.raises(OutputError):
-        exported(run, tmp_path, int8=False)
+        exported(run, tmp_path, bits=32)
     assert (tmp_path / "model" / "letter.txt").read_text() == "dear"
 
 
 def test_defaults_can_be_set_and_an_export_repeated(run: Path, tmp_path: Path) -> None:
-    exported(run, tmp_path, int8=False)
+    exported(run, tmp_path, bits=32)
     export(run, tmp_path / "model", name="discs", defaults={"steps": 3, "guidance": 2.5})
     (model,) = EmbeddedEngine([tmp_path]).models()
     assert (model.capabilities.default_steps, model.capabilities.default_guidance) == (3, 2.5)
@@ -181,20 +181,28 @@ def test_a_model_with_other_word_vectors_is_not_exported(tmp_path: Path) -> None
         export(tmp_path / "run", tmp_path / "model", name="x")
 
 
+def test_fewer_bits_are_fewer_bytes(run: Path, tmp_path: Path) -> None:
+    sizes = [export(run, tmp_path / str(b), name="m", bits=b) / "denoiser.onnx" for b in (32, 8, 4)]
+    large, middle, small = (file.stat().st_size for file in sizes)
+    assert small < 0.8 * middle < 0.4 * large
+    with pytest.raises(OptionError, match="bits"):
+        export(run, tmp_path / "5", name="m", bits=5)
+
+
 def test_a_default_that_the_technique_has_not_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="truncation"):
         export(run, tmp_path / "model", name="discs", defaults={"truncation": 0.7})
 
 
 def test_an_option_of_another_technique_is_said_not_dropped(run: Path, tmp_path: Path) -> None:
-    path = str(exported(run, tmp_path, int8=True))
+    path = str(exported(run, tmp_path, bits=8))
     (said,) = EmbeddedEngine([]).generate(ImageRequest(prompt="a disc", model=path, temperature=0.5)).adjustments
     assert said.field == "temperature" and said.used is None
 
 
 def test_a_part_that_a_neighbour_holds_is_shared(run: Path, tmp_path: Path) -> None:
-    whole = export(run, tmp_path / "whole", name="whole", int8=True)
-    thin = export(run, tmp_path / "thin", name="thin", int8=True, share=True)
+    whole = export(run, tmp_path / "whole", name="whole", bits=8)
+    thin = export(run, tmp_path / "thin", name="thin", bits=8, share=True)
     assert (whole / "decoder.onnx").exists() and not (thin / "decoder.onnx").exists()
     pictures = [
         EmbeddedEngine([]).generate(ImageRequest(prompt="a disc", model=str(m), seed=1))[0] for m in (whole, thin)
@@ -212,7 +220,7 @@ def test_a_text_encoder_that_was_trained_further_goes_along(run: Path, tmp_path:
         trained.text.pool.weight.mul_(1.5)
     out = tmp_path / "run"
     train(trained, discs_source(16), TrainConfig(batch=4, steps=1, precision="fp32"), out)
-    folder = export(out, tmp_path / "model", name="own", int8=False)
+    folder = export(out, tmp_path / "model", name="own", bits=32)
     assert (folder / "text.safetensors").stat().st_size < 3e6  # without the word table
     ids, grams, mask, _ = (model := ExportedModel(folder)).tokenizer.encode(["a red disc"])
     made = model.encode_text(ids, grams, mask)

@@ -140,7 +140,9 @@ def export(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run.", show_default=False)],
     out_dir: _Out,
     name: Annotated[str | None, typer.Option(help="The model's name. Default: the folder's.")] = None,
-    int8: Annotated[bool, typer.Option(help="Store the weights in 8 bits: a quarter of the size, faster.")] = True,
+    bits: Annotated[
+        int, typer.Option(help="Bits a weight: 32, 8 or 4. Fewer are smaller and a little less exact.")
+    ] = 8,
     card: Annotated[Path | None, typer.Option(help="A Markdown file to go with it as its README.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="The model's default number of steps.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="The model's default guidance.")] = None,
@@ -156,6 +158,6 @@ def export(
         given = {"steps": steps, "guidance": guidance, "temperature": temperature, "truncation": truncation}
         defaults = {option: value for option, value in given.items() if value is not None}
         run_export(
-            run_dir, out_dir, name=name or out_dir.name, int8=int8, card=card, defaults=defaults, share=share, rank=rank
+            run_dir, out_dir, name=name or out_dir.name, bits=bits, card=card, defaults=defaults, share=share, rank=rank
         )
     say(f'{out_dir}: ready. Next: imagewright generate --model {out_dir} "a red fox"')

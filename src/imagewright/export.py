@@ -5,27 +5,22 @@
     text.safetensors  the text encoder but its word table, if it was trained further than the one that ships
     README.md         the model card, if one is given
 
-With `int8` the weights of matrix products and convolutions are stored in 8 bits, one scale per output channel. The
-products inside the blocks of a graph marked `fast_int8` also run in 8 bits (activations quantised on the fly); all
-others restore their weights to float, because they are small and sensitive.
+Weights are stored in 32, 8 or 4 bits (quantise.py); the products inside the blocks of a graph marked `fast_int8` are
+also computed with them. The decoder keeps 8 bits, because its errors are seen as they are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from imagewright import __version__
@@ -34,6 +29,7 @@ from imagewright.engines.trained import defaults as sampling_defaults
 from imagewright.errors import ModelError, OptionError, OutputError
 from imagewright.models.technique import Graph, Prompted, Technique
 from imagewright.models.text import packed_state
+from imagewright.quantise import quantise
 from imagewright.text import MAX_TOKENS
 from imagewright.text_encoder import HEADS as TEXT_HEADS
 from imagewright.text_encoder import TABLE, digest, shipped
@@ -41,7 +37,7 @@ from imagewright.training.checkpoint import load_model, open_model
 
 OPSET = 17
 DEFAULT_SIDE = 256  # a smaller picture is enlarged to this unless a size is asked for
-OUTPUT_AXIS = {"Conv": 0, "MatMul": -1, "Gemm": 0, "Gather": 0}  # of the weights of these operations
+EIGHT_BITS = ("decoder",)  # parts that never go below
 
 
 def export(
@@ -49,7 +45,7 @@ def export(
     out_dir: Path,
     *,
     name: str,
-    int8: bool = True,
+    bits: int = 8,
     card: Path | None = None,
     defaults: Mapping[str, Any] | None = None,
     share: bool = False,
@@ -57,12 +53,15 @@ def export(
 ) -> Path:
     """Write the averaged weights of `run_dir` as an ONNX folder `out_dir`, and return it.
 
-    `card`: a Markdown file to go with it as its README. `defaults`: sampling options (steps, guidance, temperature)
-    that replace those of the run's configuration. `share`: a part that a model beside `out_dir` holds already is named
-    there instead of written again. `rank`: its place among the models of a folder (lower first, 9 if not said).
+    `bits` a weight: 32, 8 or 4. `card`: a Markdown file to go with it as its README. `defaults`: sampling options
+    (steps, guidance, temperature) that replace those of the run's configuration. `share`: a part that a model beside
+    `out_dir` holds already is named there instead of written again. `rank`: its place among the models of a folder
+    (lower first, 9 if not said).
     Raises ModelNotFoundError, ModelCorruptError, ModelError for a model that makes no pictures alone, OptionError for
     a default that the technique has not, and OutputError if `out_dir` holds anything but an exported model.
     """
+    if bits not in (32, 8, 4):
+        raise OptionError(f"Weights of {bits} bits cannot be exported.", "Use 32, 8 or 4.")
     if out_dir.exists() and any(out_dir.iterdir()) and not (out_dir / "model.json").exists():
         raise OutputError(f"{out_dir} holds something else than an exported model.", "Name a new folder.")
     technique = load_model(run_dir, ema=True).eval()
@@ -78,13 +77,13 @@ def export(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     description = {
-        **_describe(technique, run_config, path, name, int8),
+        **_describe(technique, run_config, path, name, bits),
         "sampling": json.loads(json.dumps({**sampling, **(defaults or {})})),
         "text_encoder": _write_text(technique, partial),
         **({} if rank is None else {"rank": rank}),
     }
     for part, graph in technique.graphs().items():
-        write_graph(graph, partial / f"{part}.onnx", int8=int8)
+        write_graph(graph, partial / f"{part}.onnx", max(bits, 8) if part in EIGHT_BITS else bits)
     if card is not None:
         shutil.copy(card, partial / "README.md")
     description["files"] = _listed(partial, out_dir, share)
@@ -94,13 +93,11 @@ def export(
     return out_dir
 
 
-def write_graph(graph: Graph, file: Path, *, int8: bool) -> None:
-    """Export one part to `file`."""
+def write_graph(graph: Graph, file: Path, bits: int) -> None:
+    """Export one part to `file`, its weights in 32, 8 or 4 bits."""
     _to_onnx(graph, file)
-    if int8:
-        if graph.fast_int8:
-            _dynamic_int8(file)
-        _stored_int8(file)
+    if bits < 32:
+        quantise(file, bits, products=graph.fast_int8)
 
 
 def _write_text(technique: Technique, folder: Path) -> str:
@@ -149,55 +146,7 @@ def _to_onnx(graph: Graph, file: Path) -> None:
         )
 
 
-def _dynamic_int8(file: Path) -> None:
-    """The blocks' products in 8 bits, weights per output channel and activations per call; not those behind a GELU,
-    whose few large values would take the others' precision."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    products = [node.name for node in onnx.load(str(file)).graph.node if node.op_type == "MatMul"]
-    blocks = [name for name in products if "/blocks" in name and "/down/" not in name]
-    with warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")
-        quantize_dynamic(str(file), str(file), nodes_to_quantize=blocks, weight_type=QuantType.QInt8, per_channel=True)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside, no hint that the graph might be pre-processed: it brought nothing here."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _stored_int8(file: Path) -> None:
-    """Weights of convolutions, matrix products and tables stored in 8 bits and restored to float when used."""
-    model = onnx.load(str(file))
-    graph = model.graph
-    weights = {w.name: w for w in graph.initializer if w.data_type == TensorProto.FLOAT}
-    axes: dict[str, int] = {}  # weight -> the axis of its output channels
-    for node in graph.node:
-        for used in node.input if node.op_type in OUTPUT_AXIS else ():
-            if used in weights and len(weights[used].dims) >= 2:
-                axes[used] = OUTPUT_AXIS[node.op_type] % len(weights[used].dims)
-    for name, axis in axes.items():
-        array = numpy_helper.to_array(weights[name])
-        others = tuple(i for i in range(array.ndim) if i != axis)
-        scale = np.maximum(np.abs(array).max(axis=others, keepdims=True), 1e-12) / 127
-        rows = np.clip(np.round(array / scale), -127, 127).astype(np.int8)
-        graph.initializer.remove(weights[name])
-        graph.initializer.extend(
-            [
-                numpy_helper.from_array(rows, f"{name}.int8"),
-                numpy_helper.from_array(scale.reshape(-1).astype(np.float32), f"{name}.scale"),
-            ]
-        )
-        graph.node.insert(0, helper.make_node("DequantizeLinear", [f"{name}.int8", f"{name}.scale"], [name], axis=axis))
-    onnx.save(model, str(file))
-
-
-def _describe(technique: Technique, run: dict[str, Any], path: Path, name: str, int8: bool) -> dict[str, Any]:
+def _describe(technique: Technique, run: dict[str, Any], path: Path, name: str, bits: int) -> dict[str, Any]:
     side, text = technique.pixels, getattr(technique.config, "text", None)
     return {
         "format": FORMAT,
@@ -210,7 +159,7 @@ def _describe(technique: Technique, run: dict[str, Any], path: Path, name: str, 
         "styles": run.get("styles", {}),
         "max_tokens": text.max_tokens if text else MAX_TOKENS,
         "text_heads": text.heads if text else TEXT_HEADS,
-        "weights": "int8" if int8 else "float32",
+        "weights": {32: "float32", 8: "int8", 4: "int4"}[bits],
         "parameters": sum(p.numel() for p in technique.parameters()),
         "runtime": technique.runtime(),
         "training": {

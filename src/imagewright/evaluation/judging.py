@@ -37,7 +37,7 @@ def export_judges(runs: Mapping[str, Path], data: Path, out: Path) -> dict[str, 
     judges = {name: load_model(runs[name]) for name in JUDGES}
     for judge in judges.values():
         for part, graph in judge.graphs().items():
-            write_graph(graph, out / f"{part}.onnx", int8=True)
+            write_graph(graph, out / f"{part}.onnx", 8)
     configs = {name: open_model(runs[name])[1] for name in JUDGES}
     listed = {path.name: _digest(path) for path in sorted(out.glob("*.onnx"))}
     description = {
@@ -189,6 +189,6 @@ def caption_scores(judges: Judges, pictures: Any, asked: Sequence[Mapping[str, A
     for i in range(len(asked)):
         others = np.delete(columns, own[i])
         others = others[[texts[j] != texts[i] for j in others]]
-        drawn = rng.choice(others, M, replace=len(others) < M) if len(others) else []
+        drawn: Any = rng.choice(others, M, replace=len(others) < M) if len(others) else []
         scores[i] = products[i, [i, *drawn]] if len(others) else products[i, i]
     return scores
