@@ -218,6 +218,7 @@ class Hierarchy(nn.Module):
         self.norm = nn.GroupNorm(8, widths[-1])
         self.pixels_out = nn.Sequential(nn.Conv2d(widths[-1], 16, 3, padding=1), nn.PixelShuffle(2))
         nn.init.normal_(self.style.weight, std=0.5)
+        nn.init.constant_(self.pixels_out[0].bias, -1.0)  # type: ignore[arg-type]  # transparent, as most pixels are
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def features(self, pixels: Tensor) -> list[Tensor]:

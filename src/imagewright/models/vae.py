@@ -243,7 +243,8 @@ class GaussianVAE(Prompted):
         """
         assert batch.pixels is not None
         noise = batch.draws.randn(sum(self.levels)).to(batch.pixels)
-        made, kl, _ = self.infer(batch.pixels, noise, *self.condition(self.words(batch)))
+        condition = self.condition(self.words(batch)) if self.inputs else ()
+        made, kl, _ = self.infer(batch.pixels, noise, *condition)
         recon = self.nll(made.float(), batch.pixels).mean()
         paid = kl.clamp_min(self.config.free_bits).sum(1).mean() / self.dimensions
         return {
