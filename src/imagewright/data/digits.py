@@ -101,7 +101,7 @@ def bundled() -> tuple[Grey, NDArray[np.int64]]:
 
 def mnist(folder: Path) -> list[tuple[Grey, Grey, str | None]]:
     """The training and test digits of an MNIST folder: (pictures (N, h, w), labels (N,), split) each."""
-    parts = []
+    parts: list[tuple[Grey, Grey, str | None]] = []
     for prefix, split in (("train", splits.TRAIN), ("t10k", splits.HOLDOUT)):
         pictures = read_idx(_idx_file(folder, f"{prefix}-images"), axes=3)
         labels = read_idx(_idx_file(folder, f"{prefix}-labels"), axes=1)

@@ -210,7 +210,7 @@ class Diffusion(Prompted):
         return torch.cat(rows).clamp(-1, 1)
 
     @torch.no_grad()
-    def invert(self, pixels: Tensor, words: Words, *, steps: int = 50, rounds: int = 2, **options: Any) -> Tensor:
+    def invert(self, pixels: Tensor, words: Words, *, steps: int = 50, rounds: int = 1, **options: Any) -> Tensor:
         """The code (B, C, h, w) of pictures, without guidance: DDIM from t = 0 to 1 (arXiv:2010.02502, section 4.3).
 
         `rounds`: fixed-point iterations on each step, so that `render` in as many steps goes the same way back."""

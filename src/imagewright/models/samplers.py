@@ -23,6 +23,7 @@ import numpy as np
 Array = Any  # torch.Tensor or numpy.ndarray
 Denoise = Callable[[Array, float], Array]
 Noise = Callable[[], Array]
+LEAST_NOISE = 0.1  # of inversion, where the data's deviation is 1
 
 
 class Process(ABC):
@@ -265,14 +266,18 @@ def invert_ddim(denoise: Denoise, x: Array, times: Sequence[float], process: Pro
     """x_1 from x_0, over `times` from 0 to 1: `sample_ddim` backwards (arXiv:2010.02502, section 4.3).
 
     A step back is implicit, x_s = alpha_s D(x_t, t) + (sigma_s / sigma_t) (x_t - alpha_t D(x_t, t)), and is solved for
-    x_t by `rounds` fixed-point iterations from the explicit guess. The first has sigma_s = 0, so that D(x_t, t) = x_s.
+    x_t by `rounds` fixed-point iterations from the explicit guess. The first goes from 0 at once to a noise level of
+    LEAST_NOISE, where it asks for D(x_t, t) = x_0: what the model cannot draw would else become strong noise, and the
+    code no longer look like any other.
     """
-    alpha, _ = process.levels(times[1])
-    data, x = x, alpha * x
-    for _ in range(max(1, rounds)):
-        x = x + alpha * (data - denoise(x, times[1]))
-    for s, t in pairwise(times[1:]):
-        (alpha_s, sigma_s), (alpha_t, sigma_t) = process.levels(s), process.levels(t)
+    levels = {t: process.levels(t) for t in times}
+    first = next(i for i, t in enumerate(times) if i and levels[t][1] >= LEAST_NOISE * levels[t][0])
+    data, alpha = x, levels[times[first]][0]
+    x = alpha * data
+    for _ in range(1 + rounds):
+        x = x + alpha * (data - denoise(x, times[first]))
+    for s, t in pairwise(times[first:]):
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = levels[s], levels[t]
         denoised = denoise(x, s)
         for _ in range(rounds):
             denoised = denoise(alpha_t * denoised + sigma_t / sigma_s * (x - alpha_s * denoised), t)
