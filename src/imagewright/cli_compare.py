@@ -75,7 +75,7 @@ def compare(
     if report is None:
         _write_sheet(made, prompts, out)
     else:
-        from imagewright.evaluation.report import Comparison, write
+        from imagewright.evaluation.compare_report import Comparison, write
 
         swept = _sweep(
             {label: chosen[label] for label in (entry.label for entry in made)}, prompts, seed, counts, scorer
@@ -103,7 +103,7 @@ def _numbers(text: str) -> list[int]:
 
 def _logs(runs: list[Path], evaluations: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is there before anything is drawn: the logs of runs and the reports of evaluations."""
-    from imagewright.evaluation.report import read_evaluations, read_run
+    from imagewright.evaluation.compare_report import read_evaluations, read_run
 
     names = [run.name if [other.name for other in runs].count(run.name) == 1 else str(run) for run in runs]
     logs = {name: read_run(run) for name, run in zip(names, runs, strict=True)}

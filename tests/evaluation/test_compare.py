@@ -16,7 +16,8 @@ from PIL import Image
 
 from imagewright.engines.catalog import Catalog, Listing
 from imagewright.errors import DataError, ModelError, ModelNotFoundError, OutputError
-from imagewright.evaluation import compare, plots, report
+from imagewright.evaluation import compare, plots
+from imagewright.evaluation import compare_report as report
 from imagewright.evaluation.compare import Entry
 from imagewright.evaluation.measure import Cost, measure, peak_bytes
 from imagewright.evaluation.suites import COMPARE_24, SheetPrompt
@@ -217,7 +218,7 @@ def test_the_report_opens_offline_with_every_picture_score_and_curve(tmp_path: P
     assert [model["model"] for model in told["models"]] == ["first", "a <b>"]
     assert told["models"][0]["warm_seconds"] == 0.25 and told["problems"] == {"gone": "no <weights>"}
     poster = open_picture(folder / "report.png")
-    assert poster.width >= 2 * 2 * plots.WIDTH and poster.height > 2 * 2 * plots.HEIGHT
+    assert poster.width >= 3 * 2 * plots.WIDTH and poster.height >= 2 * plots.HEIGHT  # three plots side by side
 
 
 def test_a_report_needs_a_folder_and_a_run_its_log(tmp_path: Path) -> None:
@@ -238,6 +239,17 @@ def test_ticks_are_round_and_inside() -> None:
     assert plots.ticks(-3.2, 7.9) == [-2, 0, 2, 4, 6]
     assert plots.log_ticks(0.04, 3) == [0.05, 0.1, 0.2, 0.5, 1, 2]
     assert [plots.number(value) for value in (12_000, 0.05, 3.0)] == ["12k", "0.05", "3"]
+
+
+def test_long_legends_and_labels_stay_inside() -> None:
+    series = [plots.Series("a name of 25 characters..", [(1, i)], dots=True, labels=["16 steps"]) for i in range(4)]
+    drawn = plots.svg(plots.Plot("t", "x", "y", series))
+    texts = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)"', drawn)
+    for x, y, _ in texts:
+        assert 0 <= float(y) <= plots.HEIGHT and 0 <= float(x) <= plots.WIDTH
+    names = [(float(x), float(y)) for x, y, _ in re.findall(r'<text x="([\d.]+)" y="([\d.]+)" [^>]*>(a name)', drawn)]
+    assert len(set(names)) == 4 and len({y for _, y in names}) == 2
+    assert all(x + 6 * 25 <= plots.WIDTH and y < plots.TOP for x, y in names)
 
 
 def test_both_kinds_of_plot_put_points_in_the_same_places() -> None:

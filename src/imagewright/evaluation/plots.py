@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 Point = tuple[float, float]
 COLOURS = ("#1c7ed6", "#e8590c", "#2f9e44", "#ae3ec9", "#c92a2a", "#0c8599")  # seen on white and on black
-WIDTH, HEIGHT = 380, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 40, 40
+WIDTH, HEIGHT = 380, 280
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 66, 40
+HEADROOM = 0.08  # share of the height that is free above the highest and below the lowest point
 GREY = "#888888"
 
 
@@ -116,20 +117,42 @@ def draw(plot: Plot, canvas: Canvas) -> None:
     if not points:
         raise ValueError(f"nothing to plot: {plot.title}")
     across = _scale([x for x, _ in points], LEFT, WIDTH - RIGHT, plot.log_x)
-    down = _scale(plot.y_range or [y for _, y in points], HEIGHT - BOTTOM, TOP, False)
+    heights = list(plot.y_range) if plot.y_range else _with_room([y for _, y in points])
+    down = _scale(heights, HEIGHT - BOTTOM, TOP, False)
     canvas.text((LEFT, 15), plot.title, "start")
     _axes(plot, canvas, across, down)
-    legend = float(LEFT)
-    for series, colour in zip(plot.series, _colours(len(plot.series)), strict=True):
+    colours = [COLOURS[index % len(COLOURS)] for index in range(len(plot.series))]
+    _legend([series.name for series in plot.series], colours, canvas)
+    for series, colour in zip(plot.series, colours, strict=True):
         placed = [(across.place(x), down.place(y)) for x, y in series.points]
         if len(placed) > 1:
             canvas.line(placed, colour)
         if series.dots:
-            for at, label in zip(placed, [*series.labels, *[""] * len(placed)], strict=False):
-                canvas.dot(at, colour)
-                canvas.text((at[0] + 6, at[1] - 6), label, "start", colour)
-        canvas.text((legend, 30), series.name, "start", colour)
-        legend += 6.2 * len(series.name) + 14
+            _dots(placed, series.labels, colour, canvas)
+
+
+def _legend(names: Sequence[str], colours: Sequence[str], canvas: Canvas) -> None:
+    """The names in their colours, in as many lines as they need."""
+    x, y = float(LEFT), 30.0
+    for name, colour in zip(names, colours, strict=True):
+        width = 6.2 * len(name)
+        if x > LEFT and x + width > WIDTH:
+            x, y = float(LEFT), y + 13
+        canvas.text((x, y), name, "start", colour)
+        x += width + 14
+
+
+def _dots(placed: Sequence[Point], labels: Sequence[str], colour: str, canvas: Canvas) -> None:
+    for index, (x, y) in enumerate(placed):
+        canvas.dot((x, y), colour)
+        if index < len(labels) and labels[index]:
+            left = x > 0.8 * WIDTH
+            canvas.text((x - 6 if left else x + 6, y - 6), labels[index], "end" if left else "start", colour)
+
+
+def _with_room(values: Sequence[float]) -> list[float]:
+    room = HEADROOM * (max(values) - min(values))
+    return [min(values) - room, max(values) + room]
 
 
 @dataclass(frozen=True)
@@ -180,7 +203,8 @@ def _axes(plot: Plot, canvas: Canvas, across: _Scale, down: _Scale) -> None:
         x = across.place(tick)
         canvas.line([(x, TOP), (x, HEIGHT - BOTTOM)], GREY, thin=True)
         canvas.text((x, HEIGHT - BOTTOM + 14), number(tick), "middle")
-    canvas.text(((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8), f"{plot.x}    (up: {plot.y})", "middle")
+    canvas.text(((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8), plot.x, "middle")
+    canvas.text((4, TOP - 9), plot.y, "start")
 
 
 def number(value: float) -> str:
@@ -188,7 +212,3 @@ def number(value: float) -> str:
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
     return f"{value:g}"
-
-
-def _colours(count: int) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(count)]
