@@ -8,13 +8,14 @@ from tests_support import discs_source
 
 from imagewright.data.batch import Batch, Draws, TextTokens
 from imagewright.models import registry
-from imagewright.models.diffusion import Diffusion, DiffusionConfig, random_masks, to_denoised
+from imagewright.models.diffusion import Diffusion, DiffusionConfig, _error, random_masks, to_denoised
 from imagewright.models.dit import DiT, DiTConfig
 from imagewright.models.encoders import LatentsConfig, PixelsConfig
 from imagewright.models.samplers import PROCESSES
 from imagewright.models.technique import Cond
 from imagewright.models.text import TextConfig
 from imagewright.models.vae import AutoencoderConfig
+from imagewright.watch import Watch
 
 SMALL = DiffusionConfig(
     encoder=PixelsConfig(size=8),
@@ -50,13 +51,97 @@ def test_every_form_learns_one_batch(process: str, prediction: str) -> None:
     assert sum(losses[-20:]) < 0.6 * sum(losses[:20])
 
 
-@pytest.mark.parametrize("process,prediction", [form for form in FORMS if form[1] != "edm"])
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v", "flow"])
 def test_the_true_prediction_gives_back_the_data(process: str, prediction: str) -> None:
     generator = torch.Generator().manual_seed(0)
     x0, noise = torch.randn(2, 3, 4, 4, 4, generator=generator)
     alpha, sigma = (torch.full((3, 1, 1, 1), level) for level in PROCESSES[process]().levels(0.4))
     truth = {"x0": x0, "eps": noise, "v": alpha * noise - sigma * x0, "flow": noise - x0}[prediction]
-    torch.testing.assert_close(to_denoised(truth, alpha * x0 + sigma * noise, alpha, sigma, prediction), x0)
+    found = to_denoised(truth, alpha * x0 + sigma * noise, alpha, sigma, prediction)
+    torch.testing.assert_close(found, x0, atol=1e-4, rtol=1e-4)
+
+
+def test_the_edm_form_is_table_1() -> None:
+    """D = c_skip x + c_out F(c_in x, c_noise), and a loss of 1 whatever sigma where F is 0 and the data N(0, 1)."""
+    model = Diffusion(replace(SMALL, process="edm", prediction="edm", times="log_normal"))
+    asked = {}
+
+    def network(x, t, *condition, maps=None):
+        asked.update(x=x, t=t)
+        return torch.full_like(x, 0.5)
+
+    model.network.forward = network
+    x, t = torch.randn(3, 4, 8, 8), torch.tensor([0.2, 0.5, 0.9])
+    sigma = model.process.levels(t)[1].view(-1, 1, 1, 1)
+    denoised, _ = model._estimate(x, t)
+    torch.testing.assert_close(asked["x"], x / (1 + sigma**2).sqrt())
+    torch.testing.assert_close(asked["t"], sigma.flatten().log() / 4)
+    torch.testing.assert_close(denoised, x / (1 + sigma**2) + 0.5 * sigma / (1 + sigma**2).sqrt())
+    model.network.forward = lambda x, t, *condition, maps=None: torch.zeros_like(x)
+    x0 = torch.randn(256, 4, 8, 8)
+    for level in (0.1, 0.5, 0.9):
+        sigma = model.process.levels(torch.tensor(level))[1]
+        noise = torch.randn_like(x0)
+        denoised, raw = model._estimate(x0 + sigma * noise, torch.full((256,), level))
+        error = _error(raw, denoised, x0, noise, torch.tensor(1.0), sigma, "edm").square().mean()
+        assert abs(error - 1) < 0.05
+
+
+@pytest.mark.parametrize(
+    "times,mean,deviation,value",
+    [
+        ("uniform", 0.5, 12**-0.5, lambda model, t: t),
+        ("logit_normal", 0.3, 0.8, lambda model, t: torch.logit(t)),
+        ("log_normal", -0.5, 1.2, lambda model, t: model.process.levels(t)[1].log()),
+    ],
+)
+def test_times_of_training_are_drawn_as_said(times: str, mean: float, deviation: float, value) -> None:
+    form = {"process": "edm", "prediction": "edm"} if times == "log_normal" else {}
+    model = Diffusion(replace(SMALL, times=times, t_mean=mean, t_std=deviation, **form))
+    found = value(model, model._training_times(Draws(0, 0, 0, 20_000, 20_000)))
+    assert abs(found.mean() - mean) < 0.03 and abs(found.std() - deviation) < 0.03
+
+
+def test_forms_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="go together"):
+        replace(SMALL, process="edm")
+    with pytest.raises(ValueError, match="log_normal"):
+        replace(SMALL, times="log_normal")
+
+
+def test_an_estimate_of_pixels_stays_in_their_range() -> None:
+    """At t = 1 eps says next to nothing of x_0: unclipped, the first step would throw the sample far out."""
+    model = lively(Diffusion(replace(SMALL, process="cosine", prediction="eps", sampler="ancestral")))
+    seen = []
+    model.sample(Cond(["cat"], [0]), [1], guidance=1.0, watch=Watch(trace=lambda *step: seen.append(step)))
+    steps = [array for kind, _, array, _ in seen if kind == "step"]
+    assert all(abs(array).max() <= 1 for array in steps)
+
+
+def test_looking_on_changes_nothing_and_shows_each_step_and_word() -> None:
+    model = lively(Diffusion(SMALL))
+    seen, cond = [], Cond(["a blueish fox"], [1])
+    watched = model.sample(cond, [3], watch=Watch(trace=lambda *event: seen.append(event)))
+    torch.testing.assert_close(watched, model.sample(cond, [3]))
+    steps = [event for event in seen if event[0] == "step"]
+    assert [index for _, index, _, _ in steps] == [0, 1, 2, 3] and steps[0][2].shape == (4, 8, 8)
+    assert [facts["t"] for *_, facts in steps] == [1.0, 0.75, 0.5, 0.25] == [facts["sigma"] for *_, facts in steps]
+    ((_, _, maps, facts),) = [event for event in seen if event[0] == "attention"]
+    assert facts["words"] == ["a", "blue", "##ish", "fox"] and maps.shape == (4, 4, 4)
+    assert (maps >= 0).all() and maps.sum(0).max() <= 1
+
+
+def test_attention_maps_are_the_softmax_of_the_text() -> None:
+    model = lively(Diffusion(SMALL))
+    x, t = torch.randn(2, 4, 8, 8), torch.rand(2)
+    words = model.prompted(["a cat", "dog"], [0, 0])
+    inputs = (x, t, *words.flat(), x, torch.zeros(2, 1, 8, 8))
+    denoised, attention = model._looked(*inputs)
+    torch.testing.assert_close(denoised, model._clipped(model._estimate(*inputs)[0]))
+    assert attention.shape == (2, 16, 8)
+    assert attention[1, :, 1:].abs().max() < 1e-6  # padding is not looked at
+    assert (attention.sum(-1) > 0).all() and (attention.sum(-1) < 1).all()
 
 
 def test_a_seed_is_one_picture_at_any_batch_size() -> None:
