@@ -171,7 +171,7 @@ def test_a_sweep_stands_for_its_model_in_the_plot_of_quality() -> None:
     unscored = made(label="unscored", match=(None, None))
     (plot,) = report.quality(report.Comparison(PROMPTS, [made(), other, unscored], sweep))
     first, second = plot.series
-    assert (first.name, first.points, first.labels) == ("first", [(0.1, 0.2), (0.8, 0.9)], ["1 steps", "8 steps"])
+    assert (first.name, first.points, first.labels) == ("first, by steps", [(0.1, 0.2), (0.8, 0.9)], ["1", "8"])
     assert (second.name, second.points) == ("other", [(0.25, 0.5)])
     assert report.quality(report.Comparison(PROMPTS, [unscored])) == []
 
@@ -242,7 +242,7 @@ def test_ticks_are_round_and_inside() -> None:
 
 
 def test_long_legends_and_labels_stay_inside() -> None:
-    series = [plots.Series("a name of 25 characters..", [(1, i)], dots=True, labels=["16 steps"]) for i in range(4)]
+    series = [plots.Series("a name of 25 characters..", [(1, i)], dots=True, labels=["16"]) for i in range(4)]
     drawn = plots.svg(plots.Plot("t", "x", "y", series))
     texts = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)"', drawn)
     for x, y, _ in texts:

@@ -121,8 +121,9 @@ def quality(comparison: Comparison) -> list[Plot]:
     series = []
     for label, made in lines.items():
         points = sorted((e.cost.warm, mean, e.steps) for e in made if (mean := e.means["match"]) is not None)
-        labels = ["" if steps is None else f"{steps} steps" for _, _, steps in points]
-        series.append(Series(label, [(seconds, mean) for seconds, mean, _ in points], dots=True, labels=labels))
+        labels = ["" if steps is None else str(steps) for _, _, steps in points]
+        name = f"{label}, by steps" if any(labels) else label
+        series.append(Series(name, [(seconds, mean) for seconds, mean, _ in points], dots=True, labels=labels))
     series = [one for one in series if one.points]
     if not series:
         return []

@@ -13,14 +13,14 @@ from PIL import Image, ImageDraw, ImageFont
 Point = tuple[float, float]
 COLOURS = ("#1c7ed6", "#e8590c", "#2f9e44", "#ae3ec9", "#c92a2a", "#0c8599")  # seen on white and on black
 WIDTH, HEIGHT = 380, 280
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 66, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 20, 66, 40
 HEADROOM = 0.08  # share of the height that is free above the highest and below the lowest point
 GREY = "#888888"
 
 
 @dataclass(frozen=True)
 class Series:
-    """A named line through `points`; `dots` are drawn as well, each with its label if there are `labels`."""
+    """A named line through `points`; `dots` are drawn as well, each with its (short) label if there are `labels`."""
 
     name: str
     points: Sequence[Point]
@@ -145,9 +145,8 @@ def _legend(names: Sequence[str], colours: Sequence[str], canvas: Canvas) -> Non
 def _dots(placed: Sequence[Point], labels: Sequence[str], colour: str, canvas: Canvas) -> None:
     for index, (x, y) in enumerate(placed):
         canvas.dot((x, y), colour)
-        if index < len(labels) and labels[index]:
-            left = x > 0.8 * WIDTH
-            canvas.text((x - 6 if left else x + 6, y - 6), labels[index], "end" if left else "start", colour)
+        if index < len(labels):
+            canvas.text((x + 6, y - 6), labels[index], "start", colour)
 
 
 def _with_room(values: Sequence[float]) -> list[float]:
