@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+import techniques
+import torch
 from tiny import TinySource, dials, tiny
+from torch import Tensor
 
+from imagewright.data.batch import Batch
+from imagewright.training.checkpoint import CheckpointStore
+from imagewright.training.clock import Clock
+from imagewright.training.command import TRAINABLE
 from imagewright.training.journal import read_log
 from imagewright.training.loop import train
+from imagewright.training.presets import PRESETS
 
 PROGRAM = Path(__file__).with_name("tiny.py")
 EXACT = ("model.safetensors", "ema.safetensors", "state/optimizer.safetensors")
@@ -70,6 +80,42 @@ def test_a_run_killed_and_interrupted_ends_bit_for_bit_like_one_left_alone(tmp_p
     assert _hashes(out) == _hashes(tmp_path / "control")
     starts = [e["step"] for e in read_log(out / "log.jsonl") if e["event"] == "start"]
     assert len(starts) == 3 and 0 == starts[0] < 3 <= starts[1] < 8 <= starts[2] < 12
+
+
+class Crash(BaseException):
+    """The power goes out."""
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_every_technique_goes_on_bit_for_bit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The crash comes in the last phase of the fourth step, the last checkpoint is that of the second."""
+    looks = count()
+    monkeypatch.setattr(Clock, "wants_checkpoint", lambda clock: next(looks) % 2 == 1)
+    model = techniques.build(name)
+    source, config = techniques.Discs(model.pixels), techniques.dials(name, heldout_every=3)
+    control = train(model, source, config, tmp_path / "control")
+    looks, broken = count(), techniques.build(name)
+    loss, calls = broken.loss, count(1)
+
+    def crashing(batch: Batch, phase: str = "main") -> dict[str, Tensor]:
+        if phase == broken.phases[-1].name and torch.is_grad_enabled() and next(calls) == 4:
+            raise Crash
+        return loss(batch, phase)
+
+    broken.loss = crashing  # type: ignore[method-assign]
+    with pytest.raises(Crash):
+        train(broken, source, dataclasses.replace(config, heldout_every=0), tmp_path / "run")
+    newest, _ = CheckpointStore(tmp_path / "run").newest()
+    assert newest is not None and newest.name == "step-00000002"
+    end = train(techniques.build(name, seed=9), source, config, tmp_path / "run")
+    assert end.step == control.step == 5 and end.heldout == control.heldout
+    for file in EXACT:
+        assert (end.checkpoint / file).read_bytes() == (control.checkpoint / file).read_bytes(), file
+
+
+def test_every_technique_that_can_be_trained_is_tested_here() -> None:
+    assert set(TRAINABLE) == {name for name in PRESETS if name != "judge"}
+    assert all("tiny" in PRESETS[name] for name in TRAINABLE)
 
 
 def test_another_seed_ends_elsewhere(tmp_path: Path) -> None:

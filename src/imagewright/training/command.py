@@ -26,6 +26,7 @@ from imagewright.training.previews import preview_of
 from imagewright.training.sources import CONDITIONS, LatentSource, PixelSource, cache_latents, weights_digest
 
 FIRST_STAGE_SHARE = 0.25  # of the minutes
+TRAINABLE = tuple(name for name in PRESETS if name != "judge")  # judges learn from labels: see training/judges.py
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _built(job: _Job) -> Technique:
 
 
 def _preset(technique: str, name: str) -> Preset:
-    for word, table in ((technique, PRESETS), (name, PRESETS.get(technique, {}))):
+    for word, table in ((technique, TRAINABLE), (name, PRESETS.get(technique, {}))):
         if word not in table:
             raise OptionError(f"There is no technique or preset {word!r}.", nearest(word, table))
     return PRESETS[technique][name]
