@@ -47,10 +47,10 @@ class HVAEConfig:
     train_text: bool = False
     drop_text: float = 0.1
     drop_style: float = 0.15
-    scale: float = 0.1
+    scale: float = 0.2
     beta: float = 1.0
     free_bits: float = 1.0
-    warmup: int = 1000
+    warmup: int = 300
     temperature: float = 0.7
     guidance: float = 1.0
 

@@ -345,10 +345,10 @@ class VAEConfig:
     train_text: bool = False
     drop_text: float = 0.1
     drop_style: float = 0.15
-    scale: float = 0.1
+    scale: float = 0.2
     beta: float = 1.0
     free_bits: float = 0.0
-    warmup: int = 1000
+    warmup: int = 300
     temperature: float = 0.7
 
     @property
@@ -378,6 +378,7 @@ class VAE(GaussianVAE):
             inside = math.prod(shape)
             self.encoder = nn.Sequential(conv_encoder(config.autoencoder), nn.SiLU(), nn.Flatten())
             self.decoder = nn.Sequential(nn.Unflatten(1, shape), conv_decoder(config.autoencoder))
+            nn.init.constant_(self.decoder[1][-2].bias, -1.0)  # transparent, as most pixels are
         else:
             inside = config.hidden
             self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(config.size**2, inside), nn.ReLU())
@@ -409,7 +410,7 @@ class VAE(GaussianVAE):
         if self.config.widths:
             return made
         shade = 2 * torch.sigmoid(made) - 1
-        return torch.cat([shade, shade, shade, torch.ones_like(shade)], dim=1)
+        return F.pad(shade.expand(-1, 3, -1, -1), (0, 0, 0, 0, 0, 1), value=1.0)  # alpha 1
 
     def nll(self, made: Tensor, pixels: Tensor) -> Tensor:
         """See GaussianVAE: Laplace, or Bernoulli for grey pixels (arXiv:1312.6114, appendix C.1)."""

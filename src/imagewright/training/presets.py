@@ -165,7 +165,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                        TrainConfig(batch=64, steps=4_000, lr=1e-3, warmup=200, cooldown=.25, ema=.998,
                                    checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),
         "cpu":  Preset(HVAEConfig(),
-                       TrainConfig(batch=32, steps=6_000, lr=1e-3, warmup=200, cooldown=.25, ema=.998,
+                       TrainConfig(batch=32, steps=6_000, lr=1e-3, warmup=100, cooldown=.25, ema=.998,
                                    checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),
         "gpu":  Preset(HVAEConfig(widths=(384, 384, 320, 256, 128), middles=(128, 128, 112, 80, 48),
                                   blocks=(2, 3, 4, 4, 3), encoder_blocks=(1, 2, 2, 2, 2), cond=256, warmup=2_000),
