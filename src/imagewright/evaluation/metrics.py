@@ -123,7 +123,8 @@ def retrieval(scores: Floats, k: int = 1) -> Estimate:
 def psnr(a: Floats, b: Floats) -> Floats:
     """Peak signal-to-noise ratio in dB (N,) of pictures (N, ...) in [0, 1]; at most 100."""
     error = np.square(a.astype(np.float64) - b).reshape(len(a), -1).mean(1)
-    return -10 * np.log10(np.maximum(error, 1e-10))
+    decibels: Floats = -10 * np.log10(np.maximum(error, 1e-10))
+    return decibels
 
 
 def ssim(a: Floats, b: Floats) -> Floats:
@@ -137,7 +138,8 @@ def ssim(a: Floats, b: Floats) -> Floats:
     c1, c2 = 0.01**2, 0.03**2
     top = (2 * mean_a * mean_b + c1) * (2 * both + c2)
     similar: Floats = top / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
-    return similar.mean((1, 2, 3))
+    each: Floats = similar.mean((1, 2, 3))
+    return each
 
 
 def _blurred(x: Floats) -> Floats:

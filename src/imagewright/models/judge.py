@@ -14,7 +14,7 @@ backgrounds and jittered while they learn, so that none rewards transparency or 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -170,13 +170,13 @@ class EncoderJudge(Judge):
 
     def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(B, 3, H, W) -> features (B, D) of length 1, and logits of concept, style and group."""
-        return self.judged(rgb, unit(self.concepts).T)
+        return self.judged(rgb, lambda scaled: scaled @ unit(self.concepts).T)
 
-    def judged(self, rgb: Tensor, concepts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As `forward`, with the concepts' unit vectors as columns (D, concepts)."""
+    def judged(self, rgb: Tensor, concepts: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `forward`, with the last layer of the concepts given."""
         features = unit(self.project(self.cells(rgb).float().mean((2, 3))))
         scaled = features / self.config.temperature
-        return features, scaled @ concepts, self.styles(scaled), self.groups(scaled)
+        return features, concepts(scaled), self.styles(scaled), self.groups(scaled)
 
     def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         """Cross-entropy of the three labels, and supervised contrast among the rows of the batch."""
@@ -193,8 +193,9 @@ class EncoderJudge(Judge):
 
     def graphs(self) -> dict[str, Graph]:
         """One part: rgb -> features, concept, style, group."""
-        concepts = unit(self.concepts).T.detach().contiguous()  # a constant, so that it is stored in 8 bits
-        call = Call(self, lambda rgb: self.judged(rgb, concepts))
+        last = nn.Linear(self.config.features, self.config.concepts, bias=False)  # a weight, so that int8 applies
+        last.weight.data = unit(self.concepts.data)
+        call = Call(nn.ModuleList([self, last]), lambda rgb: self.judged(rgb, last))
         return {"encoder": Graph(call, (self.example(),), ("rgb",), ("features", *ENCODER_HEADS))}
 
 

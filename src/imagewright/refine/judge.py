@@ -77,7 +77,7 @@ class Judges:
         return self.identify(pictures)["features"]
 
     def identify(self, pictures: Pictures) -> dict[str, Floats]:
-        """`features` (N, D), and probabilities (N, names) of `concept`, `style` and `group` in the order of `labels`."""
+        """`features` (N, D); probabilities (N, names) of `concept`, `style` and `group` in the order of `labels`."""
         found = self._all("encoder", pictures)
         return {name: array if name == "features" else softmax(array) for name, array in found.items()}
 

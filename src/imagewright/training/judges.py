@@ -135,7 +135,7 @@ class JudgeSource:
                     rows[second] = partners[int(pick[second] * len(partners))]
         if len(self.scenes):
             rows = np.where(kind < self.share, self.scenes[(pick * len(self.scenes)).astype(np.int64)], rows)
-        return rows
+        return np.asarray(rows)
 
     def wrong(self, row: int, rng: np.random.Generator) -> str:
         """A caption that nearly fits picture `row` and does not: of a similar concept, or of a scene with one thing
@@ -294,7 +294,11 @@ def run(preset: str, data: Path, out: Path, changes: Mapping[str, str] = {}) -> 
 
 def with_labels(config: Any, vocabulary: Vocabulary) -> Any:
     """`config` with the numbers of labels of the data."""
-    counts = {"concepts": vocabulary.concepts, "groups": vocabulary.groups, "styles": vocabulary.styles}
+    counts: dict[str, tuple[Any, ...]] = {
+        "concepts": vocabulary.concepts,
+        "groups": vocabulary.groups,
+        "styles": vocabulary.styles,
+    }
     counts |= {"things": vocabulary.things, "colours": vocabulary.colours}
     names = {f.name for f in dataclasses.fields(config)}
     return dataclasses.replace(config, **{name: len(found) for name, found in counts.items() if name in names})

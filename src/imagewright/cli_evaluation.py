@@ -1,0 +1,83 @@
+"""The commands that measure models. Everything heavy is imported inside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imagewright.cli_options import AsJson
+from imagewright.cli_output import phase_bars, say, say_json, train_extra
+from imagewright.errors import OutputError
+
+if TYPE_CHECKING:
+    from imagewright.evaluation.evaluate import Result
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds `evaluate`."""
+    app.command()(evaluate)
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="NAME, ENGINE/NAME or the folder of a run.", show_default=False)],
+    against: Annotated[
+        Path, typer.Option(help="A folder of captioned pictures to measure against.", show_default=False)
+    ],
+    suite: Annotated[
+        str, typer.Option(help="stickers (the sticker set) or own (held-out captions of your folder).")
+    ] = "stickers",
+    n: Annotated[int, typer.Option("--n", "-n", help="How many pictures; 50 for a look, 5000 for a verdict.")] = 500,
+    out: Annotated[
+        Path, typer.Option(help="Where pictures and the report go; the same command goes on where it stopped.")
+    ] = Path("evaluation"),
+    features: Annotated[
+        list[str] | None,
+        typer.Option(help="Also measure with inception, dinov2 or clip, from weights of your own; repeatable."),
+    ] = None,
+    costs: Annotated[bool, typer.Option(help="Also measure time and memory.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model against real pictures.
+
+    Draws pictures and prints what three judges see, beside real pictures, a copycat and the targets for the technique;
+    writes report.json, samples.png and copies.png.
+    """
+    with train_extra("Evaluating"):
+        from imagewright.evaluation import evaluate as evaluation
+        from imagewright.evaluation import verdicts
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be made: {error}.", "Write elsewhere with --out.") from error
+    with phase_bars() as told:
+        result = evaluation.evaluate(
+            model, against, out, suite=suite, n=n, features=features or (), costs=costs, told=told
+        )
+    evaluation.save(result, out)
+    verdicts.samples(result).save(out / "samples.png")
+    verdicts.copies(result).save(out / "copies.png")
+    if as_json:
+        say_json(evaluation.plain(result))
+    else:
+        _print(result)
+        say(f"{out / 'report.json'}, {out / 'samples.png'}, {out / 'copies.png'}")
+
+
+def _print(result: Result) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from imagewright.evaluation import verdicts
+
+    column = verdicts.column_of(result.facts["technique"], result.facts["steps"])
+    table = Table(box=None, pad_edge=False)
+    for head in ("measure", "model", "real", "copycat", "N", f"target, {column}" if column else "target", ""):
+        table.add_column(head, justify="left" if head in ("measure", "model", "") else "right")
+    for row in verdicts.rows(result):
+        verdict = {None: "", True: "reached", False: "missed"}[row.reached]
+        table.add_row(row.measure, row.model, row.real, row.copycat, str(row.n), row.target, verdict)
+    for line in verdicts.facts_text(result.facts):
+        say(line)
+    Console(highlight=False).print(table)
