@@ -25,7 +25,7 @@ from imagewright.models import tokens
 from imagewright.models.diffusion import random_masks
 from imagewright.models.encoders import Codes, CodesConfig
 from imagewright.models.layers import MLP, rms_norm, rotary_table, rotate
-from imagewright.models.technique import WORDS, Call, Cond, Graph, Prompted, Words
+from imagewright.models.technique import Call, Cond, Graph, Prompted, Words
 from imagewright.models.text import TextConfig
 from imagewright.text import spell_symbols
 from imagewright.watch import Watch
@@ -347,7 +347,7 @@ class GPT(Conditioned):
         return self.scores(logits, codes, 1 - mask)
 
     def prefix(
-        self, text: Tensor, pooled: Tensor, text_mask: Tensor, style: Tensor, known: Tensor, mask: Tensor
+        self, text: Tensor, pooled: Tensor, style: Tensor, known: Tensor, mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The cache of keys and values (B, depth, 2, H, L + N, d) with the words' in it, the modulation (B, 8, D) and
         the look ahead (B, N, D)."""
@@ -376,7 +376,8 @@ class GPT(Conditioned):
     def draw(self, drawing: tokens.Drawing, words: Words, known: Tensor, keep: Tensor) -> tokens.Codes:
         """In raster order, each step with the keys and values of those before it."""
         rows, L = words.mask.shape
-        cache, modulation, ahead = self.prefix(*words.flat(), known.expand(rows, -1), keep.float().expand(rows, -1))
+        known, mask = known.expand(rows, -1), keep.float().expand(rows, -1)
+        cache, modulation, ahead = self.prefix(words.tokens, words.pooled, words.style, known, mask)
 
         def logits(previous: int, position: int) -> tokens.Floats:
             token = torch.full((rows,), previous, device=cache.device)
@@ -412,21 +413,21 @@ class GPT(Conditioned):
     def graphs(self) -> dict[str, Graph]:
         """prefix (words and known codes to the first cache), step (a token to the next one's logits), decoder and
         encoder."""
-        condition = self.example_words()
+        text, pooled, text_mask, style = self.example_words()
         codes = torch.zeros(2, self.length, dtype=torch.long)
         with torch.no_grad():
-            cache, modulation, ahead = self.prefix(*condition, codes, codes.float())
+            cache, modulation, ahead = self.prefix(text, pooled, style, codes, codes.float())
         position = torch.tensor([3, 4])
         return {
             "prefix": Graph(
                 Call(self, self.prefix),
-                (*condition, codes, codes.float()),
-                (*WORDS, "known", "mask"),
+                (text, pooled, style, codes, codes.float()),
+                ("text", "pooled", "style", "known", "mask"),
                 ("cache", "modulation", "ahead"),
             ),
             "step": Graph(
                 Call(self, self.step),
-                (position, position, cache, condition[2], modulation, ahead[:, 0]),
+                (position - 1, position, cache, text_mask, modulation, ahead[:, 0]),
                 ("token", "position", "cache", "text_mask", "modulation", "ahead"),
                 ("logits", "new"),
                 fast_int8=True,

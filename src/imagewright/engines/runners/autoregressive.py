@@ -40,9 +40,9 @@ def sample(model: Any, words: Mapping[str, NDArray[Any]], options: Mapping[str, 
 def _raster(model: Any, words: Mapping[str, NDArray[Any]], drawing: Drawing) -> Codes:
     rows, L = words["text_mask"].shape
     nothing = np.zeros((rows, len(drawing.uniform)))
-    cache, modulation, ahead = model.run(
-        "prefix", **words, known=nothing.astype(np.int64), mask=nothing.astype(np.float32)
-    )
+    said = {name: words[name] for name in ("text", "pooled", "style")}
+    known, mask = nothing.astype(np.int64), nothing.astype(np.float32)
+    cache, modulation, ahead = model.run("prefix", **said, known=known, mask=mask)
 
     def logits(previous: int, position: int) -> Floats:
         found: Floats
