@@ -38,6 +38,13 @@ class UNetConfig:
     dropout: float = 0.0
 
 
+def zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+    """The layer with weight and bias 0, so that what it adds starts as nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 class Modulated(nn.Module):
     """A residual block of two 3x3 convolutions, (B, C, h, w) -> (B, out, h, w), with `cond` (B, D) as scale and shift
     of the second norm (arXiv:2105.05233, equation 3)."""
@@ -46,12 +53,10 @@ class Modulated(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.GroupNorm(GROUPS, channels), nn.GroupNorm(GROUPS, out)
         self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
-        self.conv2 = nn.Conv2d(out, out, 3, padding=1)
-        self.modulation = nn.Linear(cond, 2 * out)
+        self.conv2 = zeroed(nn.Conv2d(out, out, 3, padding=1))  # the block starts as its skip
+        self.modulation = zeroed(nn.Linear(cond, 2 * out))
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Conv2d(channels, out, 1) if channels != out else nn.Identity()
-        for layer in (self.conv2, self.modulation):  # the block starts as its skip
-            nn.init.zeros_(layer.weight)
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -70,7 +75,7 @@ class TextAttention(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(GROUPS, width)
         self.attention = JointAttention(width, width // head, text_width)
-        nn.init.zeros_(self.attention.out.weight)
+        zeroed(self.attention.out)
         cos, sin = rotary_table(side, head)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -135,8 +140,7 @@ class UNet(nn.Module):
             if level > 0:
                 self.grow.append(nn.Conv2d(channels, channels, 3, padding=1))
         self.norm = nn.GroupNorm(GROUPS, channels)
-        self.outward = nn.Conv2d(channels, config.channels * config.patch**2, 3, padding=1)
-        nn.init.zeros_(self.outward.weight)
+        self.outward = zeroed(nn.Conv2d(channels, config.channels * config.patch**2, 3, padding=1))
 
     def forward(
         self,
