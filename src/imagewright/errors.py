@@ -13,7 +13,7 @@
     │   └── LicenceError          a picture may not be trained on
     ├── TrainingError
     │   ├── OptionError           no such technique, preset or option, or a value that cannot work
-    │   ├── DivergedError         NaN, infinity or a run-away loss; names the last good checkpoint
+    │   ├── DivergedError         NaN, infinity, a run-away loss, a collapse; names the last good checkpoint
     │   └── CheckpointError       no usable checkpoint
     ├── PictureError              a picture file cannot be read
     ├── OutputError               a result cannot be written
@@ -100,7 +100,7 @@ class OptionError(TrainingError):
 
 
 class DivergedError(TrainingError):
-    """The loss became NaN, infinite or ran away; names the last good checkpoint."""
+    """A loss became NaN, infinite or ran away, or the model collapsed; names the last good checkpoint."""
 
 
 class CheckpointError(TrainingError):

@@ -47,7 +47,7 @@ def test_copies_are_told_from_new_pictures_of_the_same_kind(source: PixelSource)
     quarters = torch.rand(30, 3, 2, 2, generator=rng).repeat_interleave(16, 2).repeat_interleave(16, 3) * 2 - 1
     new = torch.cat([quarters, torch.ones(30, 1, 32, 32)], dim=1)
     found = {name: _findings(source, pictures) for name, pictures in (("copies", copies), ("new", new))}
-    assert found["copies"]["copies"] == 1.0 and found["new"]["copies"] < 0.4
+    assert found["copies"]["copies"] == 1.0 and found["new"]["copies"] < 0.5
     assert all(0.7 < f["spread"] < 1.4 for f in found.values())
 
 

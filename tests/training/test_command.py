@@ -15,7 +15,7 @@ from imagewright.errors import CheckpointError, OptionError, TrainingError
 from imagewright.models.encoders import KLLatents, LatentsConfig
 from imagewright.text import Tokenizer
 from imagewright.training.checkpoint import load_model
-from imagewright.training.command import run
+from imagewright.training.command import TRAINABLE, run, stage_of
 from imagewright.training.presets import PRESETS
 from imagewright.training.previews import grid
 from imagewright.training.sources import LatentSource, PixelSource, cache_latents, weights_digest
@@ -56,6 +56,21 @@ def test_two_stages_train_and_the_same_command_goes_on(folder: Path, tmp_path: P
     autoencoder = load_model(tmp_path / "run" / "autoencoder")
     for name, tensor in autoencoder.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[f"encoder.autoencoder.{name}"])
+
+
+@pytest.mark.parametrize("technique", TRAINABLE)
+def test_every_technique_trains_is_looked_at_and_can_be_loaded(technique: str, folder: Path, tmp_path: Path) -> None:
+    dials = {"steps": "1", "batch": "8", "sample_every": "1", "heldout_every": "1"}
+    first_stage = stage_of(PRESETS[technique]["tiny"].model) is not None
+    stage_dials = {f"autoencoder.{name}": "0" if name.endswith("every") else v for name, v in dials.items()}
+    run(technique, folder, "tiny", tmp_path / "run", {**dials, **(stage_dials if first_stage else {})})
+    events = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    model = load_model(tmp_path / "run")
+    found = [set(e) for e in events if e["event"] == "checkup"]
+    assert found == ([{"event", "step", "spread", "copies"}] if model.family else [])
+    assert any(e["event"] == "heldout" for e in events) and (tmp_path / "run/samples/step-00000001.png").exists()
+    assert (tmp_path / "run/checkpoints/best").exists() == (len(model.phases) == 1)
+    assert len(list((tmp_path / "run").glob("latents-*.safetensors"))) == first_stage
 
 
 def test_overrides_reach_the_model(folder: Path, tmp_path: Path) -> None:
