@@ -60,6 +60,7 @@ class Mapping(nn.Module):
         self.style = nn.Embedding(len(STYLES), config.w)
         self.first = nn.Linear(config.z + config.w, config.w)
         self.hidden = nn.ModuleList(nn.Linear(config.w, config.w) for _ in range(3))
+        keep_variance(self)
 
     def forward(self, z: Tensor, pooled: Tensor, style: Tensor) -> Tensor:
         """z (B, z), pooled (B, text_width), style (B,) -> w (B, w), float32."""
@@ -68,6 +69,15 @@ class Mapping(nn.Module):
         for layer in self.hidden:
             w = layer(GAIN * F.leaky_relu(w, LEAK))
         return w.float()
+
+
+def keep_variance(network: nn.Module) -> None:
+    """Draw the weights of linear layers and convolutions so that they keep the variance of what goes in."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 class ModulatedConv(nn.Module):
@@ -218,8 +228,11 @@ class CriticBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.kaiming_normal_(self.conv1.weight, LEAK)
-        nn.init.normal_(self.conv2.weight, std=0.3 * (channels * 9) ** -0.5)
+
+    def start_small(self) -> None:
+        """Let the block begin near the identity."""
+        with torch.no_grad():
+            self.conv2.weight *= 0.3
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.leaky_relu(self.conv1(F.leaky_relu(x, LEAK)), LEAK)
@@ -250,6 +263,9 @@ class Critic(nn.Module):
         self.words = nn.Linear(config.text.width, features)
         self.style = nn.Embedding(len(STYLES), features)
         self.mixed = nn.Linear(features, features)
+        keep_variance(self)
+        for block in (module for module in self.trunk if isinstance(module, CriticBlock)):
+            block.start_small()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def judge(self, features: Tensor, words: Words) -> Tensor:

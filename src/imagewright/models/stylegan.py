@@ -238,7 +238,7 @@ class StyleGAN(Prompted):
                 (ws.grad,) = torch.autograd.grad(loss, leaf)
             optimizer.step()
             if on_step is not None:
-                on_step(step + 1, steps, float(loss))
+                on_step(step + 1, steps, loss.item())
         code[:, -ws[0].numel() :] = (ws - start).flatten(1)
         return code
 
