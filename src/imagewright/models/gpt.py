@@ -166,7 +166,7 @@ class Conditioned(Prompted):
         """x (B, N, D) through all blocks; `seen` (N, N) bool says which tokens see which. `maps` gets each block's
         attention to the words, (B, N, L)."""
         N, L = x.shape[1], words.mask.shape[1]
-        visible = torch.cat([words.mask[:, None].expand(-1, N, L), seen.expand(len(x), N, N)], dim=2)
+        visible = torch.cat([words.mask[:, None].expand(-1, N, L), seen.expand(x.shape[0], N, N)], dim=2)
         bias = hiding(visible, x.dtype)  # (B, 1, N, L + N)
         q_turn, k_turn = ((cos.to(x.dtype), sin.to(x.dtype)) for cos, sin in turns)
         for block in self.blocks:

@@ -87,6 +87,7 @@ class Call(nn.Module):
     def __init__(self, owner: nn.Module, call: Any) -> None:
         super().__init__()
         self.owner, self.call = owner, call
+        self.training = owner.training  # the exporter puts this mode back into the owner when it is done
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.call(*inputs)

@@ -61,7 +61,7 @@ class VAR(Conditioned):
         tokenizer = self.encoder.autoencoder
         sums = tokenizer.sums(codes)[:-1]
         read = [tokenizer.narrowed(z, index).flatten(2).transpose(1, 2) for index, z in enumerate(sums, start=1)]  # (B, n, C)
-        x = torch.cat([self.start.expand(len(codes), 1, -1), self.embed(torch.cat(read, dim=1))], dim=1) + self.places
+        x = torch.cat([self.start.expand(codes.shape[0], 1, -1), self.embed(torch.cat(read, dim=1))], dim=1) + self.places
         turn = self.cos, self.sin
         modulation = self.modulate(words.pooled, words.style)
         x = self.through(x, words, modulation, self.seen, (turn, turn), maps)
