@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from PIL import Image
 
-from imagewright import __version__, cli_compare, cli_explore, cli_training
+from imagewright import __version__, cli_compare, cli_evaluation, cli_explore, cli_training
 from imagewright import cli_options as opt
 from imagewright.cli_output import (
     Target,
@@ -345,5 +345,6 @@ def doctor(as_json: opt.AsJson = False) -> None:
 
 
 cli_training.add_to(app)
+cli_evaluation.add_to(app)
 cli_compare.add_to(app)
 cli_explore.add_to(app)

@@ -112,7 +112,8 @@ def layers(
     pictures, labels = [], []
     for span, row, change in rows:
         pictures += row
-        labels += [f"layers {span.start}-{span.stop - 1}: pixels change by {change:.1%}"]
+        which = f"layer {span.start}" if len(span) == 1 else f"layers {span.start}-{span.stop - 1}"
+        labels += [f"{which}: pixels change by {change:.1%}"]
         labels += [f"from seed {other}" for other in others]
         say(labels[-len(row)])
     _save(pictures, labels, columns + 1, out)

@@ -19,6 +19,7 @@ from imagewright.evaluation import explore
 from imagewright.models.diffusion import Diffusion, DiffusionConfig
 from imagewright.models.dit import DiTConfig
 from imagewright.models.encoders import PixelsConfig
+from imagewright.models.stylegan import StyleGAN, StyleGANConfig
 from imagewright.models.technique import Cond, Technique
 from imagewright.models.text import TextConfig
 
@@ -69,6 +70,16 @@ class Closed(Known):
         return Technique.invert(self, pixels, words, **options)
 
 
+class Codeless(Known):
+    """Draws without a code, as an autoregressive model does: each seed is a level."""
+
+    def code(self, seed: int) -> Tensor:
+        return Technique.code(self, seed)
+
+    def sample(self, cond: Cond, seeds: Sequence[int], **options: Any) -> Tensor:
+        return self.render(torch.full((len(seeds), LAYERS), seeds[0] / 10), None, 1.0)
+
+
 def levels(picture: Image.Image) -> list[float]:
     """The code of a picture of Known with truncation 1, to one decimal."""
     return [round(picture.getpixel((3, band * 2 + 1))[0] / 127.5 - 1, 1) for band in range(LAYERS)]
@@ -97,6 +108,12 @@ def test_a_film_may_start_at_a_picture_and_shows_that_picture(tmp_path: Path) ->
     start, stop = explore.end(model, str(file), 0), explore.end(model, "", 6)
     pictures = explore.film(model, start, stop, 3)
     assert [levels(picture)[2] for picture in pictures] == [-0.6, 0.0, 0.6]  # not at the default truncation
+
+
+def test_where_pictures_are_drawn_without_a_code_the_way_goes_between_their_codes() -> None:
+    model = Codeless()
+    pictures = explore.film(model, explore.end(model, "", 2), explore.end(model, "", 8), 3)
+    assert [levels(picture)[0] for picture in pictures] == [0.2, 0.5, 0.8]
 
 
 def test_a_prompt_is_an_error_where_no_words_are_read() -> None:
@@ -174,6 +191,18 @@ def test_the_mixing_table_takes_the_given_layers_from_the_column() -> None:
         [[r, r, r, r], [r, 0.7, 0.7, r], [r, 0.8, 0.8, r], [r, 0.9, 0.9, r]] for r in (0.1, 0.2)
     ]
     assert [levels(picture)[0] for picture in table[0]] == [0.5, 0.7, 0.8, 0.9]
+
+
+def test_a_style_based_generator_can_be_mixed() -> None:
+    torch.manual_seed(0)
+    text = TextConfig(width=32, depth=1, heads=2)
+    sizes = {"z": 8, "w": 16, "widths": (8, 8), "depths": (1, 2), "critic_widths": (8, 8)}
+    model = StyleGAN(StyleGANConfig(PixelsConfig(SIDE), text, **sizes)).eval()  # type: ignore[arg-type]
+    words = explore.words_for(model, "red apple")
+    table = explore.mixed(model, [1], [2], range(model.layers), words)
+    assert table[1][1].tobytes() == table[0][1].tobytes() != table[1][0].tobytes()  # all layers: the column's own
+    rows = explore.layer_rows(model, 1, [2], words, parts=2)
+    assert [layers.stop for layers, _, _ in rows] == [2, 3] and all(change > 0 for _, _, change in rows)
 
 
 def test_each_row_of_the_layers_changes_its_own_range_only() -> None:

@@ -26,7 +26,7 @@ from imagewright.data.batch import STYLES
 from imagewright.data.loader import square
 from imagewright.engines.embedded import to_picture
 from imagewright.errors import OutputError, RequestError, UnsupportedError
-from imagewright.models.technique import Prompted, Technique, Words
+from imagewright.models.technique import Cond, Prompted, Technique, Words
 from imagewright.pictures import open_picture, save_atomic
 from imagewright.refine.upscale import lay_on, resample
 from imagewright.watch import Progress
@@ -97,16 +97,17 @@ def pixels_of(path: Path, side: int) -> Tensor:
 
 
 def end(technique: Technique, what: str, seed: int, style: str | None = None) -> End:
-    """An end of a film: the picture file `what`, inverted and read without words, or the prompt `what` with `seed`."""
+    """An end of a film: the picture file `what`, inverted and read without words, or the prompt `what` with `seed`
+    (where the technique draws without a code, the code of the picture that it draws)."""
     if what and Path(what).is_file():
         words = words_for(technique, "")
         return End(_inverted(technique, pixels_of(Path(what), technique.pixels), words), words, picture=True)
+    words = words_for(technique, what, style)
     try:
-        return End(technique.code(seed), words_for(technique, what, style))
-    except NotImplementedError as error:
-        raise UnsupportedError(
-            f"A {type(technique).__name__} has no codes to go between.", "Give another run."
-        ) from error
+        return End(technique.code(seed), words)
+    except NotImplementedError:
+        drawn = technique.sample(Cond([what], [STYLES.index(style) if style else 0]), [seed])
+        return End(_inverted(technique, drawn, words), words, picture=True)
 
 
 def film(
