@@ -377,8 +377,9 @@ class VAE(GaussianVAE):
             shape = config.autoencoder.latent_shape
             inside = math.prod(shape)
             self.encoder = nn.Sequential(conv_encoder(config.autoencoder), nn.SiLU(), nn.Flatten())
-            self.decoder = nn.Sequential(nn.Unflatten(1, shape), conv_decoder(config.autoencoder))
-            nn.init.constant_(self.decoder[1][-2].bias, -1.0)  # transparent, as most pixels are
+            decoder = conv_decoder(config.autoencoder)
+            nn.init.constant_(decoder[-2].bias, -1.0)  # type: ignore[arg-type]  # transparent, as most pixels are
+            self.decoder = nn.Sequential(nn.Unflatten(1, shape), decoder)
         else:
             inside = config.hidden
             self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(config.size**2, inside), nn.ReLU())
