@@ -166,14 +166,14 @@ class UNet(nn.Module):
             if level > 0:
                 h = self.shrink[level - 1](h)
                 kept.append(h)
-            for stage in stages:
+            for stage in stages.children():
                 h = stage(h, cond, *words)
                 kept.append(h)
         for stage in self.middle:
             h = stage(h, cond, *words)
         finer = sides(self.config)[-2::-1]
         for step, stages in enumerate(self.up):
-            for stage in stages:
+            for stage in stages.children():
                 h = stage(torch.cat([h, kept.pop()], dim=1), cond, *words)
             if step < len(finer):
                 h = self.grow[step](F.interpolate(h, size=(finer[step], finer[step]), mode="nearest"))
