@@ -58,6 +58,11 @@ class Tokenizer:
             cut.append(len(encoding.ids) - len(kept))
         return ids, grams, mask, cut
 
+    def names(self, text: str, max_tokens: int = MAX_TOKENS) -> list[str]:
+        """The word pieces of a text as text, one a token."""
+        tokens: list[str] = self.pieces.encode(spell_symbols(text), add_special_tokens=False).tokens
+        return tokens[:max_tokens]
+
 
 def word_grams(word: str) -> list[int]:
     """Hash buckets (1 .. GRAM_BUCKETS - 1) of a word's 3-, 4- and 5-grams, boundaries marked with < and >."""

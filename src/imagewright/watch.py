@@ -19,11 +19,13 @@ class Watch:
 
     `trace` gets (kind, index, array, facts). Kinds and their arrays: `step` (a denoising step), `layer` (of a
     generator), `level` (of a hierarchical prior) and `token` (the picture so far): pixels (4, H, W), premultiplied
-    RGBA in about [-1, 1]; `attention`: weights (L, h, w), one map a text token, with the fact `words`.
+    RGBA in about [-1, 1]; `attention`: weights (L, h, w), one map a text token, with the fact `words`. `words`:
+    the word pieces of the prompt, where the tokens alone do not tell them.
     """
 
     progress: Progress | None = None
     trace: Tracer | None = None
+    words: tuple[str, ...] = ()
 
     @property
     def tracing(self) -> bool:

@@ -124,13 +124,14 @@ class ExportedModel:
         """`request.n` RGBA pictures at the model's own size."""
         words, adjustments = self.words(request)
         options = options_of(request, self.description["sampling"])
+        pieces = tuple(self.tokenizer.names(request.prompt, self.description["max_tokens"]))
         images = []
         for index in range(request.n):
 
             def told(done: int, total: int, before: int = index) -> None:
                 watch.told(before * total + done, request.n * total)
 
-            one = Watch(told, watch.trace)
+            one = Watch(told, watch.trace, pieces)
             images.append(to_picture(self._runner.draw(self, words, options, seed_of(request, index), one)))
         return images, adjustments
 

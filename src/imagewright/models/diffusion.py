@@ -40,7 +40,6 @@ from imagewright.models.samplers import (
 from imagewright.models.technique import WORDS, Call, Cond, Graph, Prompted, Words
 from imagewright.models.text import TextConfig
 from imagewright.models.unet import UNet, UNetConfig
-from imagewright.text import spell_symbols
 from imagewright.watch import Watch
 
 Prediction = Literal["eps", "x0", "v", "flow", "edm"]
@@ -189,7 +188,8 @@ class Diffusion(Prompted):
             noise = _torch_noise(seed, (1, *self.encoder.shape), device)
             words = self.wanted_and_avoided(cond, row)
             condition = (*words.flat(), *self._known(latents, cells))
-            rows.append(self._drawn(noise(), noise, condition, chosen, watch, self._pieces(cond.prompts[row])))
+            pieces = self.tokenizer.names(cond.prompts[row], self.config.text.max_tokens)
+            rows.append(self._drawn(noise(), noise, condition, chosen, watch, pieces))
             watch.told(len(rows), len(seeds))
         return torch.cat(rows).clamp(-1, 1)
 
@@ -236,11 +236,6 @@ class Diffusion(Prompted):
         """The known picture (1, C, h, w) and its mask (1, 1, h, w); None: nothing is known."""
         empty = torch.zeros(1, *self.encoder.shape, device=next(self.parameters()).device)
         return empty if latents is None else latents, empty[:, :1] if cells is None else cells
-
-    def _pieces(self, text: str) -> list[str]:
-        """The word pieces that the tokens of `text` stand for."""
-        encoding = self.tokenizer.pieces.encode(spell_symbols(text), add_special_tokens=False)
-        return encoding.tokens[: self.config.text.max_tokens]
 
     def _drawn(
         self,

@@ -27,7 +27,6 @@ from imagewright.models.encoders import Codes, CodesConfig
 from imagewright.models.layers import MLP, rms_norm, rotary_table, rotate
 from imagewright.models.technique import Call, Cond, Graph, Prompted, Words
 from imagewright.models.text import TextConfig
-from imagewright.text import spell_symbols
 from imagewright.watch import Watch
 
 HIDDEN = -1e4  # added to the logits of what must not be seen; finite, because a row may hold nothing else
@@ -145,6 +144,11 @@ class Conditioned(Prompted):
         """Side of the pictures."""
         return self.config.encoder.autoencoder.size
 
+    def compile_(self) -> None:
+        """Compile the blocks in place (torch.compile); parameter names stay."""
+        for block in self.blocks:
+            block.compile()
+
     def modulate(self, pooled: Tensor, style: Tensor) -> Tensor:
         """(B, text_width), (B,) -> (B, 8, D)."""
         return self.modulation(F.silu(self.pooled(pooled) + self.style(style))).unflatten(1, (8, -1))
@@ -220,15 +224,10 @@ class Conditioned(Prompted):
         for row, seed in enumerate(seeds):
             words = self.wanted_and_avoided(cond, row)
             drawn = self.regenerate(codes, ~kept, words, seed, watch=watch, **options)
-            if watch.tracing and (pieces := self.pieces(cond.prompts[row])):
+            if watch.tracing and (pieces := self.tokenizer.names(cond.prompts[row], self.config.text.max_tokens)):
                 watch.shown("attention", self.length, self.attention(drawn, words[:1])[: len(pieces)], words=pieces)
             rows.append(self.render(drawn, words))
         return torch.cat(rows)
-
-    def pieces(self, text: str) -> list[str]:
-        """The word pieces that the tokens of `text` stand for."""
-        encoding = self.tokenizer.pieces.encode(spell_symbols(text), add_special_tokens=False)
-        return encoding.tokens[: self.config.text.max_tokens]
 
     def kept(self, mask: Tensor) -> Tensor:
         """mask (1, 1, h, w) -> (1, N) bool: the codes that lie in known cells alone."""

@@ -1,7 +1,7 @@
 """Diffusion: a sampler of models/samplers.py around the exported denoiser.
 
 When someone looks on, each step's estimate is decoded and the denoiser's second output, its attention to the words,
-is fetched too. `words` may then hold `pieces`, the word pieces of the prompt as text; without them there are no maps.
+is fetched too.
 """
 
 from __future__ import annotations
@@ -35,11 +35,10 @@ def sample(model: Any, words: Mapping[str, Any], options: Mapping[str, Any], see
     shape = tuple(model.runtime["latent"])
     process, steps = PROCESSES[model.runtime["process"]](), options["steps"]
     times = process.times(steps)
-    looks = watch.tracing and model.runtime.get("attention", False)  # models exported before had no such output
-    pieces: list[str] = words.get("pieces", []) if looks else []
+    pieces = watch.words if watch.tracing else ()
     maps: dict[float, Floats] = {}
     known = {"known": np.zeros((2, *shape), np.float32), "mask": np.zeros((2, 1, *shape[1:]), np.float32)}
-    condition = {name: value for name, value in words.items() if name != "pieces"} | known
+    condition = {**words, **known}
     outputs = ["denoised", "attention"] if pieces else ["denoised"]
 
     def rows(x: Floats, t: float, count: int) -> Floats:
@@ -67,5 +66,5 @@ def sample(model: Any, words: Mapping[str, Any], options: Mapping[str, Any], see
     x: Floats = sampler(observed(denoise, times, seen), process.start(noise()), times, process, noise)
     watch.told(steps, steps)
     if maps:
-        watch.shown("attention", steps, word_maps(maps, len(pieces)), words=pieces)
+        watch.shown("attention", steps, word_maps(maps, len(pieces)), words=list(pieces))
     return x.astype(np.float32)
