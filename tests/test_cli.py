@@ -285,7 +285,7 @@ def test_models_lists_strangers_and_what_is_missing(capsys: pytest.CaptureFixtur
 
 def test_missing_torch_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr("imagewright.cli_training.find_spec", lambda name: None)
+    monkeypatch.setattr("imagewright.cli_output.find_spec", lambda name: None)
     monkeypatch.delitem(sys.modules, "imagewright.training.command", raising=False)
     monkeypatch.setitem(sys.modules, "imagewright.training", _WithoutTorch("imagewright.training"))
     assert cli.run(["train", "--technique", "diffusion", "--data", "."]) == 2

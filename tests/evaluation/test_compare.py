@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -127,13 +129,14 @@ def test_what_the_process_says_is_raised_here() -> None:
         measure([{"prompt": "owl", "model": "fake/nothing"}])
 
 
-def test_memory_counts_what_is_held() -> None:
-    before = peak_bytes()
-    if before is None:
+def test_memory_is_the_processs_own() -> None:
+    if peak_bytes() is None:
         pytest.skip("this system does not tell")
-    held = np.ones(before + 100_000_000, np.uint8)
-    after = peak_bytes()
-    assert after is not None and after >= len(held)
+    code = "from imagewright.evaluation.measure import peak_bytes as p; a = p(); b = bytearray(10**8); print(a, p())"
+    held = bytearray(4 * 10**8)  # of this process, which must not be counted
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert 10**7 < before < len(held) and 0.9e8 < after - before < 1.5e8
 
 
 def test_the_table_and_the_sheet_hold_every_model() -> None:

@@ -77,13 +77,14 @@ class Trace:
 
 
 def overlaid(picture: Image.Image, maps: Floats, words: list[str]) -> list[tuple[Image.Image, str]]:
-    """A tile and its label a word: `picture` in grey with heat where `maps` (L, h, w) is high, each word's map scaled
-    to its own highest value; the label tells the word's share of all attention."""
+    """A tile and its label a word: `picture` in grey with heat where `maps` (L, h, w) is high, each word's map between
+    its own lowest and highest value; the label tells the word's share of all attention."""
     grey = np.asarray(_on_white(picture).convert("L").resize((CELL, CELL)), np.float32)[..., None]  # (CELL, CELL, 1)
     pale, total = 120 + grey * 0.5, float(maps.sum()) or 1.0
     tiles = []
     for weights, word in zip(maps, words, strict=True):
-        scaled = Image.fromarray(weights / max(float(weights.max()), 1e-9))
+        low, high = float(weights.min()), float(weights.max())
+        scaled = Image.fromarray((weights - low) / max(high - low, 1e-9))
         heat = np.asarray(scaled.resize((CELL, CELL), Image.Resampling.BILINEAR)).clip(0, 1)[..., None] * 0.85
         pixels = pale * (1 - heat) + np.array(HEAT, np.float32) * heat
         tiles.append((Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), f"{word} {weights.sum() / total:.0%}"))
