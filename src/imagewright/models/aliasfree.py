@@ -120,7 +120,7 @@ class AliasFreeSynthesis(nn.Module):
 
     def forward(self, ws: Tensor, noise: Tensor, tokens: Tensor, mask: Tensor, shift: Tensor | None = None) -> Tensor:
         """ws (B, layers, w) -> x (B, C, h, w), float32; noise and words are not looked at. `shift`: as Synthesis."""
-        x = self.input(len(ws), shift)
+        x = self.input(ws.shape[0], shift)  # not len(): a traced export would fix it
         for i, layer in enumerate(self.layers_):
             x = layer(x, ws[:, i])
         x = self.to_picture(x, ws[:, -1])

@@ -39,7 +39,7 @@ class StyleGANConfig:
     widths: tuple[int, ...] = (256, 96)
     depths: tuple[int, ...] = (3, 3)
     critic_widths: tuple[int, ...] = (256, 64)
-    gamma: float = 1.0
+    gamma: float = 2.0
     penalty_every: int = 4
     matching: float = 0.5
     augment: float = 0.5
@@ -196,7 +196,7 @@ class Synthesis(nn.Module):
         """ws (B, layers, w), noise (B, noises), tokens (B, L, text_width), mask (B, L) -> x (B, C, h, w), float32.
 
         `shift` (B, 2): move the input by this part of the side (down, right), to measure equivariance."""
-        x = self.constant.expand(len(ws), -1, -1, -1)
+        x = self.constant.expand(ws.shape[0], -1, -1, -1)  # not len(): a traced export would fix it
         if shift is not None:
             x = shifted(x, shift)
         picture, layer, cell = None, 0, 0
