@@ -30,6 +30,7 @@ from imagewright.watch import Watch
 
 AXES = ("none", "horizontal", "vertical")  # how the first and the second slot of a scene lie
 COUNTS = 4
+NARROW = 32  # channels of the cells of an AttributeJudge
 SHIFT, ZOOM, TURN, LIGHT = 0.08, 0.12, 0.10, 0.12  # the most that training moves, scales, turns and lights a picture
 SMOOTHING = 0.1
 
@@ -79,7 +80,8 @@ class EncoderJudgeConfig(JudgeConfig):
     concepts: int = 1
     styles: int = 6
     groups: int = 1
-    temperature: float = 0.1
+    temperature: float = 0.05
+    contrast_temperature: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ class EncoderJudge(Judge):
         self.concepts = nn.Parameter(torch.randn(config.concepts, config.features))
         self.styles = nn.Linear(config.features, config.styles)
         self.groups = nn.Linear(config.features, config.groups)
+        self.contrasted = nn.Linear(config.features, config.features)  # so that the features may keep the style
 
     def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(B, 3, H, W) -> features (B, D) of length 1, and logits of concept, style and group."""
@@ -182,13 +185,14 @@ class EncoderJudge(Judge):
         """Cross-entropy of the three labels, and supervised contrast among the rows of the batch."""
         labels = labels_of(batch)
         features, concept, style, group = self(self.shown(batch))
+        partners = unit(self.contrasted(features))
         losses = {
             "concept": known_entropy(concept, labels.concept, SMOOTHING),
             "style": known_entropy(style, labels.style),
             "group": known_entropy(group, labels.group),
-            "contrast": contrast(features / math.sqrt(self.config.temperature), labels.concept),
+            "contrast": contrast(partners / math.sqrt(self.config.contrast_temperature), labels.concept),
         }
-        total = losses["concept"] + 0.3 * losses["style"] + 0.3 * losses["group"] + 0.5 * losses["contrast"]
+        total = losses["concept"] + 0.5 * losses["style"] + 0.3 * losses["group"] + 0.5 * losses["contrast"]
         return {"loss": total, **losses, "right": known_share(concept, labels.concept)}
 
     def graphs(self) -> dict[str, Graph]:
@@ -263,8 +267,8 @@ class AttributeJudge(Judge):
     def __init__(self, config: AttributeJudgeConfig) -> None:
         super().__init__(config)
         side = config.size // config.patch // 2 ** (len(config.widths) - 1)
-        self.narrow = nn.Conv2d(config.widths[-1], 48, 1)
-        self.slots = nn.Linear(48 * side**2, 3 * config.slot)
+        self.narrow = nn.Conv2d(config.widths[-1], NARROW, 1)
+        self.slots = nn.Linear(NARROW * side**2, 3 * config.slot)
         self.things = nn.Linear(config.slot, config.things)
         self.colours = nn.Linear(config.slot, config.colours + 1)  # 0: its own
         self.whole = nn.Linear(config.slot, len(AXES) + COUNTS + config.colours + config.styles)

@@ -16,18 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from imagewright.data.batch import STYLES, Batch, Draws
 from imagewright.data.captions import caption
 from imagewright.data.loader import CaptionedFolder
 from imagewright.data.nouns import NUMBERS
 from imagewright.data.recolour import COLOURS
-from imagewright.data.scenes import Part, Thing, sentence
+from imagewright.data.scenes import Part, Thing, count_cells, pair_cells, sentence
 from imagewright.data.splits import TRAIN
 from imagewright.errors import DataError, OptionError
 from imagewright.models import registry
 from imagewright.models.judge import (
     AXES,
+    COUNTS,
     AttributeJudgeConfig,
     EncoderJudgeConfig,
     JudgeBatch,
@@ -47,6 +50,7 @@ from imagewright.training.sources import tokenize
 Record = dict[str, Any]
 Rows = NDArray[np.int64]
 LABELS_FILE = "labels.json"
+COMPOSED_SHARE = 0.85  # of the rows of an AttributeJudge that are no scenes
 NEAR_SHARE = 0.7  # of the wrong captions of stickers that come from the same subgroup
 
 
@@ -99,6 +103,9 @@ class JudgeSource:
                 self.near[record.get("subgroup", "")].append(i)
         self.things = [Thing(name, base, {}, True, True) for base, name in vocabulary.things]
         self.with_things = np.array([i for i, r in self.stickers if self.labels.first[i] >= 0], np.int64)
+        self.in_style = defaultdict(list)
+        for i in self.with_things:
+            self.in_style[folder.records[i].get("style", "")].append(int(i))
         bases = {record["base"]: 0 for record in folder.records}
         self.bases = {base: number for number, base in enumerate(bases)}
 
@@ -152,9 +159,33 @@ class JudgeSource:
                 return caption({**other, "style": record.get("style", "")}, rng)
         raise DataError("The folder has pictures of one concept only.", "Add pictures of others.")
 
+    def _compose(self, rows: Rows, pixels: Tensor, labels: Labels, draws: Draws) -> None:
+        """Put two to four small stickers in the place of most single ones, in `pixels` and `labels`: scenes without end
+        from the things that are known, because the written ones show each thing a few times only."""
+        rng = np.random.default_rng([int(draws.generator.initial_seed() % 2**32), draws.start, 2])
+        for at, row in enumerate(rows):
+            record = self.folder.records[row]
+            if record.get("kind") == "scene" or labels.first[at] < 0 or rng.random() >= COMPOSED_SHARE:
+                continue
+            axis, count = int(rng.integers(3)), 2
+            others = self.in_style[record.get("style", "")]
+            other = int(row) if axis == 0 else others[int(rng.integers(len(others)))]
+            if axis == 0:
+                count = int(rng.integers(2, COUNTS + 1))
+            elif self.labels.first[other] == labels.first[at]:
+                continue
+            sources = [int(row)] * count if axis == 0 else [int(row), other]
+            pictures = self.folder.packed(self.config.size)[sources]
+            pixels[at] = torch.from_numpy(arranged(pictures, AXES[axis], rng)).permute(2, 0, 1).float() / 127.5 - 1
+            labels.axis[at], labels.count[at] = axis, count - 1
+            if axis:
+                labels.second[at], labels.second_colour[at] = int(self.labels.first[other]), 0
+
     def _batch(self, rows: Rows, captions: list[str], draws: Draws) -> JudgeBatch:
-        labels = self.labels.at(rows)
+        labels, pixels = self.labels.at(rows), self.folder.pixels(rows, self.config.size)
         wrong = None
+        if isinstance(self.config, AttributeJudgeConfig):
+            self._compose(rows, pixels, labels, draws)
         if isinstance(self.config, MatchJudgeConfig):
             seeds = [int(draws.generator.initial_seed() % 2**32), draws.start]
             rng = np.random.default_rng(seeds)
@@ -163,13 +194,37 @@ class JudgeSource:
             labels = dataclasses.replace(labels, concept=torch.tensor(numbers))
         return JudgeBatch(
             draws=draws,
-            pixels=self.folder.pixels(rows, self.config.size),
+            pixels=pixels,
             text=tokenize(self.tokenizer, captions) if wrong is not None else None,
             style=self.folder.styles(rows),
             captions=tuple(captions),
             labels=labels,
             wrong=wrong,
         )
+
+
+def arranged(pictures: NDArray[np.uint8], axis: str, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Pictures (n, S, S, 4), premultiplied, made small and put side by side, above each other, or (axis none) anywhere
+    in the cells of a scene; (S, S, 4)."""
+    size = pictures.shape[1]
+    page = np.zeros((size, size, 4), np.uint8)
+    relation = {"horizontal": "left", "vertical": "above"}.get(axis)
+    cells = pair_cells(relation, rng) if relation else count_cells(len(pictures), rng)
+    for picture, (left, top, right, bottom) in zip(pictures, cells, strict=True):
+        side = max(4, round(size * rng.uniform(0.85, 1.05) * min(right - left, bottom - top)))
+        small = Image.frombytes("RGBa", (size, size), picture.tobytes()).resize((side, side), Image.Resampling.BOX)
+        x = round(size * (left + right) / 2 - side / 2 + rng.uniform(-2, 2))
+        y = round(size * (top + bottom) / 2 - side / 2 + rng.uniform(-2, 2))
+        alone = Image.new("RGBa", (size, size))
+        alone.paste(small, (x, y))
+        page = over(np.asarray(alone), page)
+    return page
+
+
+def over(top: NDArray[np.uint8], below: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Premultiplied RGBA over premultiplied RGBA."""
+    rest = 1 - top[..., 3:].astype(np.float32) / 255
+    return np.minimum(top + below * rest, 255).round().astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
