@@ -60,8 +60,9 @@ class VAR(Conditioned):
         """codes (B, N) -> (B, N, V). Those for a scale depend on the codes of coarser scales alone."""
         tokenizer = self.encoder.autoencoder
         sums = tokenizer.sums(codes)[:-1]
-        read = [tokenizer.narrowed(z, index).flatten(2).transpose(1, 2) for index, z in enumerate(sums, start=1)]  # (B, n, C)
-        x = torch.cat([self.start.expand(codes.shape[0], 1, -1), self.embed(torch.cat(read, dim=1))], dim=1) + self.places
+        read = [tokenizer.narrowed(z, index).flatten(2) for index, z in enumerate(sums, start=1)]  # (B, C, n)
+        first = self.start.expand(codes.shape[0], 1, -1)
+        x = torch.cat([first, self.embed(torch.cat(read, dim=2).transpose(1, 2))], dim=1) + self.places  # (B, N, D)
         turn = self.cos, self.sin
         modulation = self.modulate(words.pooled, words.style)
         x = self.through(x, words, modulation, self.seen, (turn, turn), maps)
