@@ -135,8 +135,8 @@ class Capabilities:
 
     `size` is the native (width, height); `any_size`: other sizes are made by resampling the native picture;
     `default_size` is what a request without a size gets (None: the native one).
-    `max_prompt_tokens` 0 means unknown. `styles` and `samplers` list the allowed names; empty: the field is unused. `options` names those of EXTRA_OPTIONS
-    that the model honours.
+    `max_prompt_tokens` 0 means unknown. `styles` and `samplers` list the allowed names; empty: the field is unused.
+    `options` names those of EXTRA_OPTIONS that the model honours.
     """
 
     size: tuple[int, int]
