@@ -263,9 +263,13 @@ class StyleGAN(Prompted):
         def judged(x: Tensor, pooled: Tensor, style: Tensor) -> Tensor:
             return self.critic(x, Words(tokens, pooled, mask, style))
 
+        if self.config.alias_free:  # looks at nothing else
+            generator = Graph(Call(self, lambda ws: self.synthesis(ws, noise, tokens, mask)), (ws,), ("ws",), ("x",))
+        else:
+            generator = Graph(self.synthesis, (ws, noise, tokens, mask), ("ws", "noise", text, text_mask), ("x",))
         return {
             "mapping": Graph(self.mapper, (z, pooled, style), ("z", about, which), ("w",)),
-            "generator": Graph(self.synthesis, (ws, noise, tokens, mask), ("ws", "noise", text, text_mask), ("x",)),
+            "generator": generator,
             "critic": Graph(Call(self, judged), (x, pooled, style), ("x", about, which), ("logit",)),
             **self.encoder.graphs(),
         }
@@ -275,6 +279,7 @@ class StyleGAN(Prompted):
         return {
             "z": self.config.z,
             "noises": self.synthesis.noises,
+            "inputs": ["ws"] if self.config.alias_free else ["ws", "noise", *WORDS[::2]],
             "depths": list(self.config.depths),
             "w_mean": self.w_mean.tolist(),
         }

@@ -39,7 +39,8 @@ def _styled(
     def pictured(styled_layers: int) -> Floats:
         """With the styles of the first layers, the mean style in the others."""
         ws = np.where(np.arange(layers)[:, None] < styled_layers, w, mean)[None]
-        x = model.run("generator", ws=ws, noise=noise, text=words["text"][:1], text_mask=words["text_mask"][:1])[0]
+        inputs = {"ws": ws, "noise": noise, "text": words["text"][:1], "text_mask": words["text_mask"][:1]}
+        x = model.run("generator", **{name: inputs[name] for name in runtime["inputs"]})[0]
         pixels: Floats = model.run("decoder", x=x)[0]
         return pixels
 
