@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Makes a model that ships, from nothing: recipes/stickers.sh TECHNIQUE [FOLDER] [PRESET] [--set NAME=VALUE ...]
+#
+# TECHNIQUE is diffusion, gan, autoregressive, vae or judges. The first run draws the sticker set (about eight minutes
+# on two cores); GAN and diffusion share an autoencoder. Every part goes on where it stopped: give the same command
+# again. With a GPU: recipes/stickers.sh diffusion build gpu. At toy size, in a few minutes:
+#   recipes/stickers.sh diffusion build tiny --set steps=50
+# SOURCE may name a folder with the pinned packages, where there is no network.
+set -euo pipefail
+technique=${1:?Name a technique: diffusion, gan, autoregressive, vae or judges.}
+folder=${2:-build/stickers}
+preset=${3:-cpu}
+shift $(($# < 3 ? $# : 3))
+here=$(dirname "$0")
+
+size=128
+[ "$preset" = tiny ] && size=32
+[ -e "$folder/data/manifest.json" ] || imagewright data stickers "$folder/data" --size "$size" \
+  --scenes "${SCENES:-12000}" ${SOURCE:+--from "$SOURCE"} ${LIMIT:+--limit "$LIMIT"}
+
+if [ "$technique" = judges ]; then
+  python "$here/../scripts/judges.py" train "$folder/data" "$folder/judges"
+  exec python "$here/../scripts/judges.py" export "$folder/data" "$folder/judges" "$folder/models/judges"
+fi
+
+train() { # TECHNIQUE OUT [OPTION ...]
+  local what=$1 out=$2
+  shift 2
+  imagewright train --technique "$what" --data "$folder/data" --preset "$preset" --out "$out" "$@"
+}
+
+small=() # what the two-core preset differs in for the models that ship, as their cards say
+finish=(--bits 4 --share)
+case $technique in
+diffusion | gan)
+  stage=()
+  [ "$preset" = cpu ] && stage=(--set steps=1500)
+  train autoencoder "$folder/autoencoder" ${stage[@]+"${stage[@]}"}
+  first=(--autoencoder "$folder/autoencoder")
+  ;;
+autoregressive)
+  stage=()
+  [ "$preset" = cpu ] && stage=(--set steps=3600)
+  train tokenizer "$folder/tokenizer" ${stage[@]+"${stage[@]}"}
+  first=(--autoencoder "$folder/tokenizer")
+  ;;
+vae) first=() ;;
+*) echo "There is no technique $technique." >&2 && exit 2 ;;
+esac
+if [ "$preset" = cpu ]; then
+  case $technique in
+  diffusion) small=(--set steps=4000 --set cooldown=0.3) finish+=(--guidance 4 --rank 0) ;;
+  gan) small=(--set steps=3500) finish+=(--rank 2) ;;
+  autoregressive) small=(--set model.width=160 --set model.depth=5 --set model.heads=5 --set steps=2600 --set cooldown=0.3) finish+=(--rank 1) ;;
+  vae) small=(--set steps=3000) finish+=(--rank 3) ;;
+  esac
+fi
+train "$technique" "$folder/$technique" ${first[@]+"${first[@]}"} ${small[@]+"${small[@]}"} "$@"
+imagewright export "$folder/$technique" "$folder/models/stickers-$technique" --name "stickers-$technique" \
+  "${finish[@]}" --card "$here/stickers-$technique.md"
