@@ -52,7 +52,7 @@ _TOK_128 = TokenizerConfig(
     levels=(8, 8, 8, 5, 5),
 )
 
-_JUDGE_TINY = {"size": 32, "widths": (16, 32, 32), "blocks": (1, 1, 1)}
+_JUDGE_TINY: dict[str, Any] = {"size": 32, "widths": (16, 32, 32), "blocks": (1, 1, 1)}
 
 
 def _judge(steps: int, seed: int, **changes: Any) -> TrainConfig:
