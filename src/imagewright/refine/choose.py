@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from imagewright.errors import RequestError, UnsupportedError
-from imagewright.refine import judge
+from imagewright.errors import ModelNotFoundError, RequestError, UnsupportedError
+from imagewright.refine import judge, realism
 from imagewright.request import MAX_SEED, Adjustment, ImageRequest, ImageResult
 from imagewright.watch import Watch
 
@@ -53,8 +53,13 @@ class Match:
 
 @cache
 def shipped_judges() -> tuple[Judge, ...]:
-    """The judges that come with the package. Raises ModelNotFoundError, ModelCorruptError."""
-    return (Match(judge.Judges()),)
+    """The judges that come with the package, of realism only where a GAN does. Raises ModelNotFoundError,
+    ModelCorruptError."""
+    match = Match(judge.Judges())
+    try:
+        return match, realism.Realism()
+    except ModelNotFoundError:
+        return (match,)
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ def choose(draw: Draw, request: ImageRequest, judges: Judges, watch: Watch = Wat
     missing = sorted(set(bars) - {one.name for one in panel})
     if missing or not panel:
         raise UnsupportedError(f"No judge of {missing[0] if missing else 'pictures'} is at hand.", "Do without.")
+    panel = [one for one in panel if one is panel[0] or one.name in bars]  # the first ranks, others where asked
     tries = max(request.best_of, request.max_tries or TRIES) if bars else request.best_of
     chosen: list[ImageResult] = []
     for index in range(request.n):
