@@ -120,7 +120,7 @@ def test_two_processes_see_what_one_sees() -> None:
     model = small()
     whole = model.loss(batch(), "discriminator")
     halves = [model.loss(batch(part=part), "discriminator") for part in (slice(0, 4), slice(4, 8))]
-    for name in ("adversarial", "r1", "r2"):
+    for name in ("adversarial", "matching", "r1", "r2"):
         torch.testing.assert_close(sum(half[name] for half in halves) / 2, whole[name])
     assert whole["r1"] > 0 and whole["r2"] > 0
 

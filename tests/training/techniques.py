@@ -43,14 +43,13 @@ def build(name: str, seed: int = 0, *, by_row: bool = False) -> Technique:
 
 
 def by_rows(config: Any) -> Any:
-    """`config` without what depends on which rows a process has: dropout draws a mask for each process, and a GAN's
-    `matching` takes its wrong captions from the rows beside."""
+    """`config` without what depends on which rows a process has: dropout draws a mask for each process."""
     changes: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
             changes[f.name] = by_rows(value)
-        elif f.name in ("dropout", "matching"):
+        elif f.name == "dropout":
             changes[f.name] = 0.0
     return dataclasses.replace(config, **changes)
 

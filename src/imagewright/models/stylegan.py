@@ -286,8 +286,10 @@ class StyleGAN(Prompted):
 
 
 def others(words: Words) -> Words:
-    """Each row with the words of the row before: right or wrong captions of the same batch."""
-    return Words(*(tensor.roll(1, 0) for tensor in words.flat()))
+    """Each row with the words of its neighbour: rows change places in pairs, so that processes with an even number of
+    rows before each see what one process sees. The last of an odd number takes those of the row before."""
+    rows = torch.arange(len(words.style), device=words.style.device) ^ 1
+    return words[torch.where(rows < len(rows), rows, max(0, len(rows) - 2))]
 
 
 def _distance(a: Tensor, b: Tensor, power: int) -> Tensor:
