@@ -11,6 +11,8 @@ from imagewright.cli_options import AsJson
 from imagewright.cli_output import phase_bars, say, say_json, train_extra
 from imagewright.errors import OutputError
 
+WIDTH = 110  # columns of the table: a narrow terminal wraps its lines, which loses nothing
+
 if TYPE_CHECKING:
     from imagewright.evaluation.evaluate import Result
 
@@ -74,10 +76,12 @@ def _print(result: Result) -> None:
     column = verdicts.column_of(result.facts["technique"], result.facts["steps"])
     table = Table(box=None, pad_edge=False)
     for head in ("measure", "model", "real", "copycat", "N", f"target, {column}" if column else "target", ""):
-        table.add_column(head, justify="left" if head in ("measure", "model", "") else "right")
+        table.add_column(head, justify="left" if head in ("measure", "model", "") else "right", no_wrap=True)
     for row in verdicts.rows(result):
         verdict = {None: "", True: "reached", False: "missed"}[row.reached]
         table.add_row(row.measure, row.model, row.real, row.copycat, str(row.n), row.target, verdict)
     for line in verdicts.facts_text(result.facts):
         say(line)
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.width = max(console.width, WIDTH)
+    console.print(table)

@@ -58,7 +58,7 @@ def copied(rgba: Bytes, level: float, training: Bytes) -> Bytes:
 
 
 LADDER = {
-    "blur": Rung(blurred, (0.0, 0.2, 0.5, 1.0), "KD", rises=True),
+    "blur": Rung(blurred, (0.0, 0.8, 1.3, 2.0), "KD", rises=True),
     "noise": Rung(noisy, (0.0, 0.2, 0.5, 1.0), "KD", rises=True),
     "dropped modes": Rung(dropped, (0.0, 0.5, 0.75, 0.9), "coverage", rises=False),
     "copying": Rung(copied, (0.0, 0.3, 0.6, 1.0), "copies", rises=True),

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[Any]
 Z95 = 1.959964
-BLOCK = 50  # pictures of a block of the kernel distance, at least
+BLOCK = 50  # pictures of a block of the kernel distance, where there are enough
+FEWEST = 5  # blocks, so that there is an interval
 CHUNK = 512  # rows of a distance matrix at a time
 
 
@@ -56,7 +57,7 @@ def kernel_distance(a: Floats, b: Floats) -> Estimate:
     `n` is the pictures used of each side. May be below 0 where the two are alike.
     """
     n = min(len(a), len(b))
-    blocks = max(1, min(20, n // BLOCK))
+    blocks = max(1, min(n // 2, max(FEWEST, min(20, n // BLOCK))))
     rng = np.random.default_rng(0)
     split_a, split_b = (np.array_split(rng.permutation(len(side))[:n], blocks) for side in (a, b))
     values = np.array([_mmd(a[i], b[j]) for i, j in zip(split_a, split_b, strict=True)])

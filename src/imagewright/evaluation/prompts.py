@@ -108,9 +108,15 @@ def _scenes(folder: CaptionedFolder, n: int, styles: Sequence[str], seed: int) -
     if len(nameable) < 2:
         raise DataError(f"{folder.path} has too few nameable things for scenes.", "Use the whole sticker set.")
     rng = np.random.default_rng([seed, 2])
-    made: list[Item] = []
-    while len(made) < n:
-        kind = str(rng.choice(list(SCENE_KINDS), p=list(SCENE_KINDS.values())))
+    kinds = rng.choice(list(SCENE_KINDS), n, p=list(SCENE_KINDS.values()))
+    return [_drawn_scene(str(kind), nameable, styles, shown, rng) for kind in kinds]
+
+
+def _drawn_scene(
+    kind: str, nameable: Sequence[Thing], styles: Sequence[str], shown: set[frozenset[str]], rng: np.random.Generator
+) -> Item:
+    """A scene of this kind that the data does not hold."""
+    for _ in range(10_000):
         picks = [nameable[i] for i in rng.choice(len(nameable), 2 if kind == "pair" else 1, replace=False)]
         common = sorted(set.intersection(*(set(thing.files) for thing in picks)) & set(styles))
         if styles and not common:
@@ -119,8 +125,8 @@ def _scenes(folder: CaptionedFolder, n: int, styles: Sequence[str], seed: int) -
             continue
         if kind == "count" and not picks[0].counts:
             continue
-        made.append(_scene(kind, picks, str(rng.choice(common)) if common else None, rng))
-    return made
+        return _scene(kind, picks, str(rng.choice(common)) if common else None, rng)
+    raise DataError(f"No {kind} scene can be asked for with these things and styles.", "Use the whole sticker set.")
 
 
 def _unseen(picks: Sequence[Thing]) -> bool:
