@@ -50,9 +50,12 @@ esac
 if [ "$preset" = cpu ]; then
   case $technique in
   diffusion) small=(--set steps=4000 --set cooldown=0.3) finish+=(--guidance 4 --rank 0) ;;
-  gan) small=(--set steps=3500) finish+=(--rank 2) ;;
-  autoregressive) small=(--set model.width=160 --set model.depth=5 --set model.heads=5 --set steps=2600 --set cooldown=0.3) finish+=(--rank 1) ;;
-  vae) small=(--set steps=3000) finish+=(--rank 3) ;;
+  gan) small=(--set steps=3500) finish+=(--rank 2 --truncation 0.8) ;;
+  autoregressive) small=(--set model.width=160 --set model.depth=5 --set model.heads=5 --set steps=2050 --set cooldown=0.35) finish+=(--rank 1 --without encoder) ;;
+  vae)
+    small=(--set model.widths=192,192,160,96,48 --set model.middles=48,48,48,32,24 --set model.blocks=2,3,3,2,1)
+    small+=(--set steps=2000 --set cooldown=0.3) finish+=(--rank 3 --without encoder)
+    ;;
   esac
 fi
 train "$technique" "$folder/$technique" ${first[@]+"${first[@]}"} ${small[@]+"${small[@]}"} "$@"

@@ -189,6 +189,14 @@ def test_fewer_bits_are_fewer_bytes(run: Path, tmp_path: Path) -> None:
         export(run, tmp_path / "5", name="m", bits=5)
 
 
+def test_a_part_that_drawing_does_not_need_can_be_left_out(run: Path, tmp_path: Path) -> None:
+    folder = export(run, tmp_path / "thin", name="thin", without=["encoder"])
+    assert not (folder / "encoder.onnx").exists()
+    assert EmbeddedEngine([]).generate(ImageRequest(prompt="a disc", model=str(folder), seed=1))[0].size == (16, 16)
+    with pytest.raises(OptionError, match="denoiser"):
+        export(run, tmp_path / "thinner", name="thin", without=["denoiser"])
+
+
 def test_a_default_that_the_technique_has_not_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="truncation"):
         export(run, tmp_path / "model", name="discs", defaults={"truncation": 0.7})

@@ -150,6 +150,9 @@ def export(
     truncation: Annotated[float | None, typer.Option(help="The model's default truncation.")] = None,
     share: Annotated[bool, typer.Option(help="Do not write a part again that a model beside it holds.")] = False,
     rank: Annotated[int | None, typer.Option(help="Its place in its folder: the lowest is the default model.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Leave out a part that drawing does not need, as encoder; repeatable.")
+    ] = None,
 ) -> None:
     """Turn a trained run into a model that needs no torch."""
     with train_extra("Exporting"):
@@ -158,6 +161,14 @@ def export(
         given = {"steps": steps, "guidance": guidance, "temperature": temperature, "truncation": truncation}
         defaults = {option: value for option, value in given.items() if value is not None}
         run_export(
-            run_dir, out_dir, name=name or out_dir.name, bits=bits, card=card, defaults=defaults, share=share, rank=rank
+            run_dir,
+            out_dir,
+            name=name or out_dir.name,
+            bits=bits,
+            card=card,
+            defaults=defaults,
+            share=share,
+            rank=rank,
+            without=without or (),
         )
     say(f'{out_dir}: ready. Next: imagewright generate --model {out_dir} "a red fox"')

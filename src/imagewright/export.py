@@ -15,7 +15,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from safetensors.numpy import save_file
 
 from imagewright import __version__
 from imagewright.engines.embedded import FORMAT, TEXT
+from imagewright.engines.runners import runner
 from imagewright.engines.trained import defaults as sampling_defaults
 from imagewright.errors import ModelError, OptionError, OutputError
 from imagewright.models.technique import Graph, Prompted, Technique
@@ -50,13 +51,14 @@ def export(
     defaults: Mapping[str, Any] | None = None,
     share: bool = False,
     rank: int | None = None,
+    without: Collection[str] = (),
 ) -> Path:
     """Write the averaged weights of `run_dir` as an ONNX folder `out_dir`, and return it.
 
     `bits` a weight: 32, 8 or 4. `card`: a Markdown file to go with it as its README. `defaults`: sampling options
     (steps, guidance, temperature) that replace those of the run's configuration. `share`: a part that a model beside
     `out_dir` holds already is named there instead of written again. `rank`: its place among the models of a folder
-    (lower first, 9 if not said).
+    (lower first, 9 if not said). `without`: parts that drawing does not need and that are not written.
     Raises ModelNotFoundError, ModelCorruptError, ModelError for a model that makes no pictures alone, OptionError for
     a default that the technique has not, and OutputError if `out_dir` holds anything but an exported model.
     """
@@ -72,6 +74,13 @@ def export(
     sampling = sampling_defaults(technique)
     if unknown := set(defaults or {}) - set(sampling):
         raise OptionError(f"This technique has no {', '.join(unknown)}.", f"It has: {', '.join(sampling) or 'none'}.")
+    graphs = technique.graphs()
+    needed = runner(technique.family).PARTS
+    for part in without:
+        if part in needed or part not in graphs:
+            spare = ", ".join(name for name in graphs if name not in needed)
+            raise OptionError(f"The part {part!r} cannot be left out.", f"These can: {spare or 'none'}.")
+        del graphs[part]
     path, run_config = open_model(run_dir)
     partial = out_dir.with_name(f".{out_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -82,7 +91,7 @@ def export(
         "text_encoder": _write_text(technique, partial),
         **({} if rank is None else {"rank": rank}),
     }
-    for part, graph in technique.graphs().items():
+    for part, graph in graphs.items():
         write_graph(graph, partial / f"{part}.onnx", max(bits, 8) if part in EIGHT_BITS else bits)
     if card is not None:
         shutil.copy(card, partial / "README.md")

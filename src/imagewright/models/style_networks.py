@@ -100,7 +100,8 @@ class ModulatedConv(nn.Module):
         y = F.conv2d(x * style.to(x.dtype)[:, :, None, None], self.weight, padding=self.weight.shape[-1] // 2)
         if not self.demodulate:
             return y
-        power = F.linear(style.square(), self.weight.square().sum((2, 3)))  # (B, outside): variance of y
+        gain = torch.linalg.vector_norm(self.weight, dim=(2, 3))  # in a graph this keeps no squared copy of the weight
+        power = F.linear(style.square(), gain.square())  # (B, outside): variance of y
         return y * torch.rsqrt(power + 1e-8).to(y.dtype)[:, :, None, None]
 
 
