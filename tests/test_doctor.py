@@ -40,16 +40,16 @@ def test_missing_packages_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 def exported(folder: Path) -> None:
     """An exported model, as far as its files and hashes go."""
     folder.mkdir()
-    files = {f"{part}.onnx": part.encode() for part in ("text", "denoiser", "decoder")}
+    files = {f"{part}.onnx": part.encode() for part in ("denoiser", "decoder")}
     for name, data in files.items():
         (folder / name).write_bytes(data)
     description = {
-        "format": 1,
+        "format": 2,
         "files": {name: {"sha256": sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()},
         **{"name": "tiny", "technique": "diffusion", "summary": "", "licence": "", "size": [8, 8]},
-        **{"default_size": [8, 8], "latent": [4, 2, 2], "process": "flow", "word_vectors": ""},
+        **{"default_size": [8, 8], "text_encoder": "", "text_heads": 4, "sampling": {"steps": 1, "guidance": 1}},
         **{"styles": {}, "max_tokens": 8, "training": {"manifest": ""}},
-        "defaults": {"steps": 1, "guidance": 1},
+        "runtime": {"latent": [4, 2, 2], "process": "flow"},
     }
     (folder / "model.json").write_text(json.dumps(description))
 

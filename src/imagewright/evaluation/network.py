@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -54,14 +56,11 @@ class _Counting(ExportedModel):
 
 def _exported_operations(model: _Counting, request: ImageRequest) -> int | None:
     """Operations of the convolutions and matrix products in the graphs, by the shapes that each call brings."""
-    try:
-        import onnx
-    except ImportError:
+    if find_spec("onnx") is None:
         return None
     model.generate(request)
     counts = {
-        (part, shapes): graph_operations(onnx.load(str(_file(model, part))), dict(shapes))
-        for part, shapes in set(model.calls)
+        (part, shapes): graph_operations(folded(_file(model, part)), dict(shapes)) for part, shapes in set(model.calls)
     }
     return sum(counts[call] for call in model.calls)
 
@@ -70,6 +69,21 @@ def _file(model: ExportedModel, part: str) -> Path:
     """Where a part lies: here, or with a neighbour that holds the same one."""
     listed = model.description["files"][f"{part}.onnx"]
     return Path(model.folder.parent / listed.get("in", model.folder.name) / f"{part}.onnx")
+
+
+def folded(file: Path) -> Any:
+    """The ONNX model in `file` with its constants computed, as ONNX Runtime does when it opens it: weights stored in 4
+    bits have shapes only then."""
+    import onnx
+    import onnxruntime
+
+    with TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
+        onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return onnx.load(options.optimized_model_filepath)
 
 
 def graph_operations(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -91,7 +105,9 @@ def graph_operations(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
         elif node.op_type == "ConvTranspose":
             total += 2 * prod(known.get(node.input[0], (0,))) * prod(known[node.input[1]][1:])
         elif node.op_type in ("MatMul", "MatMulInteger"):
-            total += 2 * made * known.get(node.input[0], (0,))[-1]
+            total += 2 * made * (known.get(node.input[0]) or (0,))[-1]
+        elif node.op_type == "MatMulNBits":
+            total += 2 * made * next(a.i for a in node.attribute if a.name == "K")
         elif node.op_type == "Gemm":
             turned = any(a.name == "transA" and a.i for a in node.attribute)
             total += 2 * made * known.get(node.input[0], (0, 0))[0 if turned else 1]
