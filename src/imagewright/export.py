@@ -6,7 +6,7 @@
     README.md         the model card, if one is given
 
 Weights are stored in 32, 8 or 4 bits (quantise.py); the products inside the blocks of a graph marked `fast_int8` are
-also computed with them. The decoder keeps 8 bits, because its errors are seen as they are.
+also computed with them, and those of a graph marked `precise` keep 8 bits at least.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from imagewright.training.checkpoint import load_model, open_model
 
 OPSET = 17
 DEFAULT_SIDE = 256  # a smaller picture is enlarged to this unless a size is asked for
-EIGHT_BITS = ("decoder",)  # parts that never go below
 
 
 def export(
@@ -92,7 +91,7 @@ def export(
         **({} if rank is None else {"rank": rank}),
     }
     for part, graph in graphs.items():
-        write_graph(graph, partial / f"{part}.onnx", max(bits, 8) if part in EIGHT_BITS else bits)
+        write_graph(graph, partial / f"{part}.onnx", bits)
     if card is not None:
         shutil.copy(card, partial / "README.md")
     description["files"] = _listed(partial, out_dir, share)
@@ -106,7 +105,7 @@ def write_graph(graph: Graph, file: Path, bits: int) -> None:
     """Export one part to `file`, its weights in 32, 8 or 4 bits."""
     _to_onnx(graph, file)
     if bits < 32:
-        quantise(file, bits, products=graph.fast_int8)
+        quantise(file, max(bits, 8) if graph.precise else bits, products=graph.fast_int8)
 
 
 def _write_text(technique: Technique, folder: Path) -> str:

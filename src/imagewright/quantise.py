@@ -26,6 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 OUTPUT_AXIS = {"Conv": 0, "MatMul": -1, "Gemm": 0, "Gather": 0}  # of the weights of these operations
 BLOCK = 32  # 4-bit weights that share a scale
 LEAST = 1024  # smaller arrays are not worth 4 bits
+LARGE = 500_000  # vocabularies and the layers that choose from them
 SHRINKS = np.linspace(1.0, 0.85, 4, dtype=np.float32)  # of the largest value: what a block's scale may clip
 
 
@@ -34,9 +35,10 @@ def quantise(file: Path, bits: int, *, products: bool) -> None:
     if bits == 4:
         model = onnx.load(str(file))
         if products:
-            _products_in_4_bits(model)  # what is left (embeddings, modulation) is small and sensitive: 8 bits
+            _products_in_4_bits(model)
+            _stored_in_4_bits(model, LARGE, ("Gather", "MatMul"))  # the rest (modulation, patches) is sensitive: 8 bits
         else:
-            _stored_in_4_bits(model)
+            _stored_in_4_bits(model, LEAST, tuple(OUTPUT_AXIS))
         onnx.save(model, str(file))
     elif products:
         _products_in_8_bits(file)
@@ -78,24 +80,27 @@ def _stored_in_8_bits(model: Any) -> None:
         model.graph.node.insert(0, restored)
 
 
-def _weights(model: Any) -> dict[str, tuple[NDArray[np.float32], int]]:
-    """Float weights of two or more dimensions that the operations of OUTPUT_AXIS use, and their output axes."""
+def _weights(
+    model: Any, operations: tuple[str, ...] = tuple(OUTPUT_AXIS)
+) -> dict[str, tuple[NDArray[np.float32], int]]:
+    """Float weights of two or more dimensions that `operations` use, and their output axes."""
     floats = {w.name: w for w in model.graph.initializer if w.data_type == TensorProto.FLOAT and len(w.dims) >= 2}
     used = {
         name: OUTPUT_AXIS[node.op_type] % len(floats[name].dims)
         for node in model.graph.node
-        if node.op_type in OUTPUT_AXIS
+        if node.op_type in operations
         for name in node.input
         if name in floats
     }
     return {name: (numpy_helper.to_array(floats[name]), axis) for name, axis in used.items()}
 
 
-def _stored_in_4_bits(model: Any) -> None:
-    """Weights whose rows (all that goes into one output) divide into blocks, stored in 4 bits and restored."""
-    for name, (array, axis) in _weights(model).items():
+def _stored_in_4_bits(model: Any, least: int, operations: tuple[str, ...]) -> None:
+    """Weights of `least` numbers or more whose rows (all that goes into one output) divide into blocks, stored in 4
+    bits and restored."""
+    for name, (array, axis) in _weights(model, operations).items():
         rows = np.moveaxis(array, axis, 0)
-        if array.size < LEAST or rows[0].size % BLOCK:
+        if array.size < least or rows[0].size % BLOCK:
             continue
         nibbles, scales = blocks_of_4_bits(rows.reshape(len(rows), -1))
         half = nibbles.size // 2  # the first half in the low bits, so that one concatenation unpacks them

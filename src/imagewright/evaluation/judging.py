@@ -37,7 +37,7 @@ def export_judges(runs: Mapping[str, Path], data: Path, out: Path) -> dict[str, 
     judges = {name: load_model(runs[name]) for name in JUDGES}
     for judge in judges.values():
         for part, graph in judge.graphs().items():
-            write_graph(graph, out / f"{part}.onnx", 8)
+            write_graph(graph, out / f"{part}.onnx", 4 if part == "attributes" else 8)  # the largest and coarsest
     configs = {name: open_model(runs[name])[1] for name in JUDGES}
     listed = {path.name: _digest(path) for path in sorted(out.glob("*.onnx"))}
     description = {

@@ -127,6 +127,6 @@ def _both_ways(encoder: Pixels | KLLatents) -> dict[str, Graph]:
     with torch.no_grad():
         pixels = encoder.decode(x)
     return {
-        "decoder": Graph(Call(encoder, encoder.decode), (x,), ("x",), ("pixels",)),
+        "decoder": Graph(Call(encoder, encoder.decode), (x,), ("x",), ("pixels",), precise=True),
         "encoder": Graph(Call(encoder, encoder.encode), (pixels,), ("pixels",), ("x",)),
     }

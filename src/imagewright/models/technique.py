@@ -70,7 +70,8 @@ class Words:
 @dataclass(frozen=True)
 class Graph:
     """A part of a model for export: a function of tensors on `module`, example inputs (two rows), the names of its
-    inputs and outputs, and whether its blocks' matrix products may run in 8 bits. Axis 0 is the batch everywhere;
+    inputs and outputs, whether its blocks' matrix products may run in few bits, and whether its weights need 8 bits at
+    least (`precise`, as of a decoder whose errors are seen as they are). Axis 0 is the batch everywhere;
     `dynamic` names further axes that vary, as {input: {axis: name}}."""
 
     module: nn.Module
@@ -78,6 +79,7 @@ class Graph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     fast_int8: bool = False
+    precise: bool = False
     dynamic: dict[str, dict[int, str]] | None = None
 
 
