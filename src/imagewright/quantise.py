@@ -44,6 +44,8 @@ def quantise(file: Path, bits: int, *, products: bool) -> None:
         _products_in_8_bits(file)
     model = onnx.load(str(file))
     _stored_in_8_bits(model)
+    for node in model.graph.node:
+        node.ClearField("name")  # nobody reads them any more, and small weights make them count
     onnx.save(model, str(file))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from statistics import fmean
@@ -142,6 +142,8 @@ def _entry(
 ) -> Entry:
     engine, own_name = catalog.find(name)
     info = engine.find(own_name)
+    styles = (None, *info.capabilities.styles)  # a user's own model need not have those of the sticker set
+    prompts = [p if p.style in styles else replace(p, style=None) for p in prompts]
     requests = [
         {"prompt": p.prompt, "style": p.style, "seed": seed, "model": name, "num_inference_steps": steps}
         for p in prompts
