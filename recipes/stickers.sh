@@ -54,7 +54,7 @@ if [ "$preset" = cpu ]; then
   autoregressive) small=(--set model.width=160 --set model.depth=5 --set model.heads=5 --set steps=2050 --set cooldown=0.35) finish+=(--rank 1 --without encoder) ;;
   vae)
     small=(--set model.widths=192,192,160,96,48 --set model.middles=48,48,48,32,24 --set model.blocks=2,3,3,2,1)
-    small+=(--set steps=2000 --set cooldown=0.3) finish+=(--rank 3 --without encoder)
+    small+=(--set steps=3300 --set cooldown=0.35) finish+=(--rank 3 --temperature 0.5 --without encoder)
     ;;
   esac
 fi

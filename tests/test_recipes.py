@@ -39,7 +39,7 @@ def test_four_techniques_train_resume_draw_export_and_are_compared(tmp_path: Pat
     toy = ["--set", "steps=8", "--set", "batch=8", "--set", "sample_every=0", "--set", "heldout_every=0"]
     done = subprocess.run(
         ["bash", str(RECIPES / "four-techniques.sh"), str(data), str(out), "4", *toy],
-        env={**os.environ, "PATH": path, "N": "12", "PROMPT": "a red disc", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PATH": path, "N": "20", "PROMPT": "a red disc", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -47,7 +47,7 @@ def test_four_techniques_train_resume_draw_export_and_are_compared(tmp_path: Pat
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert done.stdout.count("8 steps, stopped by steps") == 12  # six models, each given again after it was done
     for technique in ("diffusion", "gan", "autoregressive", "vae"):
-        assert Image.open(out / f"{technique}.png").size == (256, 256)
+        assert Image.open(out / f"{technique}.png").size == (32, 32)
         report = json.loads((out / "evaluations" / technique / "report.json").read_text())
         assert technique in json.dumps(report)
     page = (out / "report" / "index.html").read_text()
