@@ -187,7 +187,8 @@ def _sheet(comparison: Comparison, names: Sequence[Sequence[str]]) -> str:
 def _evaluations(reports: Mapping[str, Mapping[str, Any]]) -> str:
     if not reports:
         return ""
-    flat = {name: dict(_numbers(report)) for name, report in reports.items()}
+    figures = {name: report.get("figures", {}).get("model", report) for name, report in reports.items()}
+    flat = {name: dict(_numbers(told)) for name, told in figures.items()}
     measures = list(dict.fromkeys(key for numbers in flat.values() for key in numbers))
     lines = [_row("th", ["measure", *flat])]
     lines += [_row("td", [key, *(flat[name].get(key, "-") for name in flat)]) for key in measures]
@@ -199,7 +200,8 @@ def _numbers(report: Mapping[str, Any], before: str = "") -> Iterator[tuple[str,
     for key, value in report.items():
         path = f"{before} {key}".strip()
         if isinstance(value, Mapping) and {"value", "low", "high"} <= set(value):
-            yield path, f"{value['value']:.4g} ({value['low']:.4g} to {value['high']:.4g})"
+            between = "" if value["low"] is None else f" ({value['low']:.4g} to {value['high']:.4g})"
+            yield path, f"{value['value']:.4g}{between}"
         elif isinstance(value, Mapping):
             yield from _numbers(value, path)
         elif isinstance(value, int | float) and not isinstance(value, bool):
