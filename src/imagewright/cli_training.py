@@ -113,17 +113,8 @@ def train(
     with train_extra("Training"):
         from imagewright.training.command import run
 
-        report = run(
-            technique,
-            data,
-            preset,
-            out,
-            changes,
-            size=size,
-            condition=condition,
-            minutes=minutes,
-            first_stage=autoencoder,
-        )
+        dials = {"size": size, "condition": condition, "minutes": minutes, "first_stage": autoencoder}
+        report = run(technique, data, preset, out, changes, **dials)  # type: ignore[arg-type]
     say(f"{out}: {report.step} steps, stopped by {report.reason}")
     if report.reason == "interrupted":
         raise typer.Exit(130)
