@@ -109,12 +109,14 @@ def test_models_are_compared_side_by_side(capsys: pytest.CaptureFixture[str]) ->
     command = ["compare", "a red fox", "--models", "fake/blocks,fake/opaque", "--seed", "3", "--style", "flat"]
     assert cli.run(command) == 0
     told = capsys.readouterr()
-    head, blocks, *_ = told.out.splitlines()
+    head, blocks, opaque, *_ = told.out.splitlines()
     assert head.split() == ["MODEL", "TECHNIQUE", "PARAMETERS", "FILES", "COLD", "WARM", "MEMORY", "MATCH", "STYLE"]
     assert blocks.split()[0] == "blocks" and blocks.split()[-2:] == ["0.50", "1.00"]
-    assert "opaque: This model has no style 'flat'." in told.err
+    assert opaque.split()[0] == "opaque" and opaque.split()[-1] == "-"
+    assert "opaque: style: flat -> none (this model has no such style)" in told.err
     written = json.loads(Path("compare.json").read_text("utf-8"))
-    assert [model["model"] for model in written["models"]] == ["blocks"] and written["models"][0]["seed"] == 3
+    assert [model["model"] for model in written["models"]] == ["blocks", "opaque"]
+    assert written["models"][0]["seed"] == 3
     assert open_picture(Path("compare.png")).width > 256
 
 

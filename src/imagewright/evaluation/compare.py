@@ -143,6 +143,7 @@ def _entry(
     engine, own_name = catalog.find(name)
     info = engine.find(own_name)
     styles = (None, *info.capabilities.styles)  # a user's own model need not have those of the sticker set
+    lacking = {p.style for p in prompts if p.style not in styles}
     prompts = [p if p.style in styles else replace(p, style=None) for p in prompts]
     requests = [
         {"prompt": p.prompt, "style": p.style, "seed": seed, "model": name, "num_inference_steps": steps}
@@ -151,6 +152,7 @@ def _entry(
     pictures, records, cost = measured(requests)
     match, style = scores(scorer, pictures, prompts)
     told = {f"{a['field']}: {a['requested']} -> {a['used']} ({a['reason']})" for r in records for a in r["adjustments"]}
+    told |= {f"style: {style} -> none (this model has no such style)" for style in lacking}
     return Entry(
         label=label,
         technique=info.technique,
