@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also torch.compile (takes a minute or more)")
     arguments = parser.parse_args()
     times, model = arguments.times, ExportedModel(arguments.model)
-    own = model.description["defaults"]["steps"]
+    own = model.description["sampling"]["steps"]
     print(f"{len(os.sched_getaffinity(0))} cores, {model.description['name']}, numpy {np.__version__}")
     print(f"cold command          {cold(times)}")
     for steps in sorted({4, own}):

@@ -103,7 +103,9 @@ class NumpyTextEncoder:
 
     def __call__(self, ids: NDArray[np.int64], grams: NDArray[np.int64], mask: NDArray[np.bool_]) -> tuple[Floats, ...]:
         """ids (B, L), grams (B, L, G), mask (B, L) -> tokens (B, L, width), pooled (B, width)."""
-        w = self.weights
+        w, length = self.weights, ids.shape[1]
+        longest = int(mask.sum(1).max())  # padding behind all texts changes nothing
+        ids, grams, mask = ids[:, :longest], grams[:, :longest], mask[:, :longest]
         count = np.maximum((grams > 0).sum(-1, keepdims=True), 1)
         spelling = w["grams.weight"][grams].sum(2) / count  # (B, L, dim)
         vectors = w["table.rows"][ids].astype(np.float32) * w["table.scale"][ids]
@@ -112,7 +114,8 @@ class NumpyTextEncoder:
             x = self._layer(x, mask, f"layers.{layer}.")
         tokens = _rms_norm(x) * w["norm.weight"]
         mean = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
-        return tokens.astype(np.float32), (mean @ w["pool.weight"].T).astype(np.float32)
+        padded = np.pad(tokens, ((0, 0), (0, length - longest), (0, 0)))
+        return padded.astype(np.float32), (mean @ w["pool.weight"].T).astype(np.float32)
 
     def _layer(self, x: Floats, mask: NDArray[np.bool_], name: str) -> Floats:
         w, (B, L, D) = self.weights, x.shape
