@@ -12,10 +12,10 @@ import pytest
 import imagewright
 
 SOURCE = Path(imagewright.__file__).parent
-_TOP = {"errors", "request", "pictures", "text", "text_encoder", "watch"}
-_TRAINING = {"data", "models", "errors", "text", "text_encoder", "pictures", "watch"}
-_ENGINE = {"request", "data", "models", "errors", "text", "text_encoder", "pictures", "watch"}
-_MAKING = {"workshop", "engines", "provenance", "refine", "request", "errors", "pictures", "watch"}
+_TOP = {"errors", "request", "pictures", "text", "text_encoder", "watch", "source"}
+_TRAINING = {"data", "models", "errors", "text", "text_encoder", "pictures", "watch", "source"}
+_ENGINE = {"request", "data", "models", "editing", "errors", "text", "text_encoder", "pictures", "watch", "source"}
+_MAKING = {"workshop", "engines", "editing", "provenance", "refine", "request", "errors", "pictures", "watch"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -24,6 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "text": {"errors"},
     "text_encoder": set(),
     "watch": set(),
+    "source": set(),
+    "editing": {"request", "errors", "pictures"},
     "quantise": set(),
     "prompt": {"request", "errors"},
     "terminal": {"pictures"},
@@ -31,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "provenance": {"request", "errors", "pictures"},
     "store": {"request", "errors", "pictures"},
     "data": {"errors", "text", "pictures"},
-    "models": {"data", "errors", "text", "text_encoder", "watch"},
+    "models": {"data", "errors", "text", "text_encoder", "watch", "source"},
     "training": _TRAINING,
     "engines": _ENGINE,
     "export": _TRAINING | _ENGINE | {"quantise", "text_encoder"} | {"training", "engines"},
@@ -39,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workshop": {"engines", "refine", "provenance", "store", "request", "errors", "watch"},
     "reproduce": _MAKING,
     "doctor": _MAKING,
+    "verbs": _MAKING | {"prompt"},
     "server": _MAKING | _TOP | {"store", "training", "evaluation", "prompt"},
 }
 EXCEPTIONS = {

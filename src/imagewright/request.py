@@ -22,10 +22,45 @@ MAX_N = 64
 MAX_TRIES = 256
 FAMILIES = ("vae", "gan", "diffusion", "autoregressive")
 EXTRA_OPTIONS = ("temperature", "top_k", "top_p", "truncation")  # of some techniques only
+MAX_PICTURES = 16  # that a request may bring along, of each kind
+
+# Fields that only some models can honour, and whether one that cannot must refuse (else it says an Adjustment).
+FEATURES = {
+    "instruction": True,
+    "images": True,
+    "style_images": True,
+    "subject_images": True,
+    "controls": True,
+    "adapters": True,
+    "embeddings": True,
+    "tile": True,
+    "emphasis": False,
+    "variety": False,
+    "weird": False,
+    "stop": False,
+}
 
 OutputFormat = Literal["png", "jpeg", "webp"]
+Emphasis = tuple[int, int, float]  # from and to (characters of the prompt), weight
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}\Z")
 _BACKGROUNDS = ("auto", "transparent", "opaque", "white", "black")
+
+
+@dataclass(frozen=True)
+class Control:
+    """A ControlNet and the picture that it follows: `model` is a folder or hub id, `weight` 1 by default."""
+
+    model: str
+    image: Image.Image
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA: a safetensors file, folder or hub id, and its weight."""
+
+    model: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +72,15 @@ class ImageRequest:
     tokens or latents, `truncation` (psi; 0: the mean picture, 1: all variety) to GANs. `mask` follows OpenAI:
     transparent where the picture may change. `technique` (one of FAMILIES) stands for the first model of that family.
     `best_of`, `min_match`, `min_realism` and `max_tries` have judges choose among several tries (refine.choose).
+
+    With `image`, and no mask, `strength` says how much of it may change (0 nothing, 1 everything) and the words say
+    what the whole shows; with `instruction` they say what to change ("make the cat blue"). With `mask`, what is not
+    transparent in it stays as it is, byte for byte; `feather` (pixels of the image, inside the hole) softens the seam.
+    `images` are further pictures to take into account (blend). `style_images` and `subject_images` with their weights:
+    make it look like these, show the same one. `controls`, `adapters` (LoRA) and `embeddings` (textual inversion
+    files) belong to pretrained models. `tile`: the picture continues at its opposite edges. `emphasis`: parts of the
+    prompt with a weight, as from (x:1.3). `variety` (0-1) spreads the pictures of a batch, `weird` (0-1) leads away
+    from the usual, `stop` (0-1] ends the sampling after that share of its steps.
     Raises RequestError (with a fix) on values that no model could honour.
     """
 
@@ -66,6 +110,21 @@ class ImageRequest:
     min_match: float | None = None
     min_realism: float | None = None
     max_tries: int | None = None
+    instruction: bool = False
+    feather: int = 0
+    images: tuple[Image.Image, ...] = ()
+    style_images: tuple[Image.Image, ...] = ()
+    style_weight: float = 1.0
+    subject_images: tuple[Image.Image, ...] = ()
+    subject_weight: float = 1.0
+    controls: tuple[Control, ...] = ()
+    adapters: tuple[Adapter, ...] = ()
+    embeddings: tuple[str, ...] = ()
+    tile: bool = False
+    emphasis: tuple[Emphasis, ...] = ()
+    variety: float = 0.0
+    weird: float = 0.0
+    stop: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -89,6 +148,18 @@ class ImageRequest:
         _check_range("the least realism", self.min_realism, 0, 1)
         _check_range("tries", self.max_tries, 1, MAX_TRIES)
         _check_range("output compression", self.output_compression, 0, 100)
+        _check_range("feather", self.feather, 0, MAX_SIDE)
+        _check_range("the style's weight", self.style_weight, 0, 10)
+        _check_range("the subject's weight", self.subject_weight, 0, 10)
+        _check_range("variety", self.variety, 0, 1)
+        _check_range("weird", self.weird, 0, 1)
+        _check_range("stop", self.stop, 0.01, 1)
+        for name in ("images", "style_images", "subject_images", "controls", "adapters", "embeddings"):
+            _check_range(f"the number of {name.replace('_', ' ')}", len(getattr(self, name)), 0, MAX_PICTURES)
+        for start, end, weight in self.emphasis:
+            _check_range("a weight in the prompt", weight, 0, 10)
+            if not 0 <= start < end <= len(self.prompt):
+                raise RequestError(f"No characters {start} to {end} in the prompt.", "Give a part of the prompt.")
         if self.technique is not None and self.technique not in FAMILIES:
             raise RequestError(f"Unknown technique {self.technique!r}.", f"Use {', '.join(FAMILIES)}.")
         if self.size is not None:
@@ -103,6 +174,8 @@ class ImageRequest:
             raise RequestError(f"Unknown output format {self.output_format!r}.", "Use png, jpeg or webp.")
         if self.output_format == "jpeg" and self.background == "transparent":
             raise RequestError("JPEG cannot be transparent.", "Use --format png or webp, or another background.")
+        if self.instruction and self.image is None:
+            raise RequestError("An instruction needs the image that it changes.", "Give the image as well.")
         if self.mask is not None and self.image is None:
             raise RequestError("A mask needs the image that it belongs to.", "Give the image as well.")
         if self.mask is not None and self.image is not None and self.mask.size != self.image.size:
@@ -136,7 +209,7 @@ class Capabilities:
     `size` is the native (width, height); `any_size`: other sizes are made by resampling the native picture;
     `default_size` is what a request without a size gets (None: the native one).
     `max_prompt_tokens` 0 means unknown. `styles` and `samplers` list the allowed names; empty: the field is unused.
-    `options` names those of EXTRA_OPTIONS that the model honours.
+    `options` names those of EXTRA_OPTIONS and `features` those of FEATURES that the model honours.
     """
 
     size: tuple[int, int]
@@ -153,6 +226,7 @@ class Capabilities:
     styles: tuple[str, ...] = ()
     samplers: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
     max_prompt_tokens: int = 0
     default_steps: int | None = None
     default_guidance: float | None = None

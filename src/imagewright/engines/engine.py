@@ -11,14 +11,22 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from PIL import Image
 
 from imagewright.errors import ModelNotFoundError, UnsupportedError
 from imagewright.models.samplers import SAMPLERS
-from imagewright.request import EXTRA_OPTIONS, MAX_SEED, Adjustment, Capabilities, ImageRequest, ImageResult
+from imagewright.request import (
+    EXTRA_OPTIONS,
+    FEATURES,
+    MAX_SEED,
+    Adjustment,
+    Capabilities,
+    ImageRequest,
+    ImageResult,
+)
 from imagewright.watch import Progress, Watch
 
 __all__ = ["Engine", "ModelInfo", "Progress", "adapt", "capabilities", "options_of", "seed_of"]
@@ -103,6 +111,10 @@ def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[
         raise UnsupportedError(
             f"This model has no sampler {request.sampler!r}.", f"It has: {', '.join(can.samplers) or 'none'}."
         )
+    unheard = [name for name in FEATURES if name not in can.features and getattr(request, name) != _PLAIN[name]]
+    for name in unheard:
+        if FEATURES[name]:
+            raise UnsupportedError(f"This model has no {_said(name)}.", "Choose one that has: imagewright models")
     if request.background == "transparent" and not can.transparent:
         raise UnsupportedError("This model cannot make a transparent background.", "Use another background.")
     made: list[Adjustment] = []
@@ -125,6 +137,8 @@ def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[
     for name in EXTRA_OPTIONS:
         if getattr(request, name) is not None and name not in can.options:
             bend(name, None, f"this model has no {name}")
+    for name in unheard:
+        bend(name, _PLAIN[name], f"this model has no {_said(name)}")
     if request.size is None:
         changes["size"] = can.default_size or can.size
     elif request.size != can.size and not can.any_size:
@@ -136,6 +150,13 @@ def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[
     if can.guidance and request.guidance_scale is None:
         changes["guidance_scale"] = can.default_guidance
     return replace(request, **changes), made
+
+
+_PLAIN = {f.name: f.default for f in fields(ImageRequest) if f.name in FEATURES}  # what a feature not asked for has
+
+
+def _said(name: str) -> str:
+    return name.replace("_", " ")
 
 
 FIELDS = {"steps": "num_inference_steps", "guidance": "guidance_scale"}  # sampling options under another name there
