@@ -34,6 +34,7 @@ def stickers(
     size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
     limit: Annotated[int | None, typer.Option(help="At most so many pictures, for a try.")] = None,
     scenes: Annotated[int, typer.Option(help="How many composed scenes to add.")] = 0,
+    edits: Annotated[int, typer.Option(help="How many pairs of scenes with an instruction to add.")] = 0,
     seed: Annotated[int, typer.Option(help="Chooses the scenes.")] = 0,
 ) -> None:
     """Make the sticker data set.
@@ -43,7 +44,9 @@ def stickers(
     with train_extra("Making data"), phase_bars() as progress:
         from imagewright.data.stickers import build
 
-        made = build(out, source=source, size=size, limit=limit, scenes=scenes, seed=seed, progress=progress)
+        made = build(
+            out, source=source, size=size, limit=limit, scenes=scenes, edits=edits, seed=seed, progress=progress
+        )
     say(f"{out}: {sum(made.counts.values())} pictures. Next: imagewright train --technique diffusion --data {out}")
 
 
@@ -96,6 +99,10 @@ def train(
             show_default=False,
         ),
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="A run of the same model to begin from, as for fine-tuning.", show_default=False),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -113,7 +120,7 @@ def train(
     with train_extra("Training"):
         from imagewright.training.command import run
 
-        dials = {"size": size, "condition": condition, "minutes": minutes, "first_stage": autoencoder}
+        dials = {"size": size, "condition": condition, "minutes": minutes, "first_stage": autoencoder, "start": start}
         report = run(technique, data, preset, out, changes, **dials)  # type: ignore[arg-type]
     say(f"{out}: {report.step} steps, stopped by {report.reason}")
     if report.reason == "interrupted":

@@ -74,7 +74,10 @@ def listed(words: list[str]) -> str:
 
 
 def caption(record: dict[str, Any], rng: np.random.Generator) -> str:
-    """One caption for a metadata record; the same for the same state of `rng`."""
+    """One caption for a metadata record (of an edit: its instruction); the same for the same state of `rng`."""
+    if "edit" in record:
+        instruction = str(record["edit"]["instruction"])
+        return instruction[:1].upper() + instruction[1:] if rng.random() < 0.2 else instruction
     styles = STYLE_WORDS.get(record.get("style", ""), ())
     if record.get("kind") == "sticker":
         text = _sticker(record, styles, rng)

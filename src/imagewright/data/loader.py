@@ -37,6 +37,10 @@ class CaptionedFolder:
         self.records, self.manifest = prepare(self.path)
         check_training(self.records)
         self._scenes, self._concepts = concept_table(self.records)
+        self.before = before_rows(self.records)
+        self._edits = np.array(
+            [i for i, r in enumerate(self.records) if r["split"] == TRAIN and "before" in r], np.int64
+        )
         if not len(self._scenes) and not len(self._concepts.first):
             raise DataError(f"{self.path} has no training pictures.", "Add pictures, or check their splits.")
 
@@ -60,6 +64,7 @@ class CaptionedFolder:
         stop: int | None = None,
         scenes_share: float = 0.3,
         tones_share: float = 0.25,
+        edits_share: float = 0.0,
     ) -> NDArray[np.int64]:
         """Training pictures, rows [start, stop) of a step's global batch; a pure function of (seed, step)."""
         kind, concept, style, tone, pick = np.random.default_rng([seed, step]).random((5, batch))
@@ -70,7 +75,15 @@ class CaptionedFolder:
             chosen = table.draw(concept, style, tone < tones_share, pick)
             if len(scenes):
                 chosen = np.where(kind < scenes_share, scenes[_at(concept, len(scenes))], chosen)
+        if edits_share and self.has_edits:
+            kind, pick = np.random.default_rng([seed, step, 1]).random((2, batch))
+            chosen = np.where(kind < edits_share, self._edits[_at(pick, len(self._edits))], chosen)
         return chosen[start:stop]
+
+    @property
+    def has_edits(self) -> bool:
+        """Whether there are training pictures that an instruction leads to from another."""
+        return len(self._edits) > 0
 
     def heldout(self, n: int, seed: int = 0, *, scenes: bool = True) -> NDArray[np.int64]:
         """Up to `n` held-out pictures in random order, without skin tones (a tone is no new concept)."""
@@ -151,12 +164,23 @@ def concept_table(records: list[dict[str, Any]]) -> tuple[NDArray[np.int64], Con
     for i, record in enumerate(records):
         if record["split"] != TRAIN:
             continue
+        if record.get("kind") == "edit":
+            continue
         if record.get("kind") == "scene":
             scenes.append(i)
             continue
         cell = concepts.setdefault(record["base"], {}).setdefault(record.get("style", ""), ([], []))
         cell[bool(record.get("tone"))].append(i)
     return np.array(scenes, np.int64), ConceptTable(concepts)
+
+
+def before_rows(records: list[dict[str, Any]]) -> NDArray[np.int64]:
+    """(N,) the row of the picture that each was edited from; its own row where there is none."""
+    rows = {record["file_name"]: i for i, record in enumerate(records)}
+    try:
+        return np.array([rows[record.get("before", record["file_name"])] for record in records], np.int64)
+    except KeyError as missing:
+        raise DataError(f"The set names {missing} as edited, and has no such picture.", "Make the set again.") from None
 
 
 def square(path: Path, size: int) -> NDArray[np.uint8]:

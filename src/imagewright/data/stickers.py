@@ -2,7 +2,8 @@
 folder.
 
     DIR/metadata.jsonl   one JSON a picture (imagefolder convention: file_name, text, and our fields)
-    DIR/images/STYLE/HEXCODE.png, DIR/images/scenes/NNNNNN.png      RGBA, straight alpha
+    DIR/images/STYLE/HEXCODE.png, DIR/images/scenes/NNNNNN.png, DIR/images/edits/NNNNNN-{before,after}.png
+                         RGBA, straight alpha
     DIR/README.md        the dataset card
     DIR/manifest.json    counts, parameters, rules, and `sha256`: the hash over the sorted metadata lines
 
@@ -26,11 +27,12 @@ import numpy as np
 
 from imagewright.data import neardups, splits
 from imagewright.data.card import card
+from imagewright.data.edits import write_edits
 from imagewright.data.icons import IconSet
 from imagewright.data.ledger import manifest_hash
 from imagewright.data.names import Name, key, read_names
 from imagewright.data.render import Job, Rendered, render, run
-from imagewright.data.scenes import write_scenes
+from imagewright.data.scenes import Studio, credits_of, things, write_scenes
 from imagewright.data.sources import NAMES, PICTURES, Source, check_integrity, fetch, read_json
 from imagewright.errors import DataError
 
@@ -66,18 +68,21 @@ def build(
     size: int = 128,
     limit: int | None = None,
     scenes: int = 0,
+    edits: int = 0,
     seed: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Make the sticker set in `out`, `size` pixels square, from npm or from tarballs in the folder `source`.
 
-    `limit` keeps a fixed pseudo-random slice; `scenes` are composed from the training stickers. A finished
+    `limit` keeps a fixed pseudo-random slice; `scenes` are composed from the training stickers, and so are `edits`
+    (pairs of scenes with an instruction). A finished
     set with the same parameters is left as it is; one with others is an error.
     """
     parameters = {
         **{"format": FORMAT, "size": size, "limit": limit, "scenes": scenes, "seed": seed},
         "sources": [asdict(pinned) for pinned in (NAMES, *PICTURES)],
+        **({"edits": edits} if edits else {}),
     }
     finished = finished_report(out, parameters)
     if finished is not None:
@@ -92,6 +97,9 @@ def build(
         shutil.rmtree(partial / "npm", ignore_errors=True)
         records = draw(stickers, partial, size, workers, report)
         records += write_scenes(records, partial, count=scenes, size=size, seed=seed, workers=workers, report=report)
+        if edits:
+            studio = Studio(partial, partial, size, seed, things(records), credits_of(records))
+            records += write_edits(studio, count=edits, workers=workers, report=report)
         manifest = finish(partial, records, parameters)
         os.replace(partial, out)
     finally:

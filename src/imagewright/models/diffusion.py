@@ -46,15 +46,16 @@ Prediction = Literal["eps", "x0", "v", "flow", "edm"]
 Times = Literal["uniform", "logit_normal", "log_normal"]
 NETWORKS: dict[type, Callable[[Any], nn.Module]] = {DiTConfig: DiT, UNetConfig: UNet}
 SIGMA_DATA = 1.0  # deviation of what the encoder gives
+EDITED = -1.0  # the mask where what is known is the picture before an instruction
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
     """`times`: how those of training are drawn; `t_mean`, `t_std`: of the normal numbers behind them, logit t or, for
     `log_normal`, ln sigma (EDM's P_mean and P_std). `drop_text`, `drop_style`: share of rows trained without them.
-    `known_share`: share of rows that see a part of the picture. `train_text`: train the text encoder too, instead of
-    keeping what it was taught. `steps`, `guidance`, `interval` (of t, where guidance acts), `sampler`: defaults of
-    sampling."""
+    `known_share`: share of rows that see a part of the picture. `edit_share`: share of rows that see the picture that
+    an instruction starts from, where the data has such. `train_text`: train the text encoder too, instead of keeping
+    what it was taught. `steps`, `guidance`, `interval` (of t, where guidance acts), `sampler`: defaults of sampling."""
 
     encoder: LatentsConfig | PixelsConfig = field(default_factory=LatentsConfig)
     network: DiTConfig | UNetConfig = field(default_factory=DiTConfig)
@@ -67,6 +68,7 @@ class DiffusionConfig:
     drop_text: float = 0.1
     drop_style: float = 0.15
     known_share: float = 0.2
+    edit_share: float = 0.0
     train_text: bool = False
     steps: int = 16
     guidance: float = 3.0
@@ -131,6 +133,13 @@ class Diffusion(Prompted):
         denoised = self._clipped(self._estimate(*inputs, maps=maps)[0])
         return denoised, torch.stack(maps).mean(dim=0)
 
+    def _clean(self, latents: Tensor | None, pixels: Tensor | None) -> Tensor:
+        """What the encoder gives for pictures, unless it is there already."""
+        if latents is not None:
+            return latents
+        assert pixels is not None
+        return self.encoder.encode(pixels)
+
     def _training_times(self, draws: Draws) -> Tensor:
         """t (B,) to train at."""
         config = self.config
@@ -144,10 +153,7 @@ class Diffusion(Prompted):
 
     def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         """The mean squared error of the prediction (for x0: of the velocity it implies), over (C, h, w)."""
-        x0 = batch.latents
-        if x0 is None:
-            assert batch.pixels is not None
-            x0 = self.encoder.encode(batch.pixels)
+        x0 = self._clean(batch.latents, batch.pixels)
         draws, config = batch.draws, self.config
         t = self._training_times(draws).to(x0)  # (B,)
         noise = draws.randn(*x0.shape[1:]).to(x0)
@@ -155,7 +161,12 @@ class Diffusion(Prompted):
         mask = random_masks(draws, x0.shape[-1], config.known_share).to(x0)
         alpha, sigma = (level.view(-1, 1, 1, 1) for level in self.process.levels(t))
         x = alpha * x0 + sigma * noise
-        denoised, raw = self._estimate(x, t, *words.flat(), x0, mask)
+        known = x0
+        if batch.edited is not None and batch.before is not None:
+            edited = batch.edited.view(-1, 1, 1, 1)
+            before = batch.before if batch.latents is not None else self._clean(None, batch.before)
+            known, mask = torch.where(edited, before, x0), torch.where(edited, EDITED, mask)
+        denoised, raw = self._estimate(x, t, *words.flat(), known, mask)
         error = _error(raw, denoised, x0, noise, alpha, sigma, config.prediction).square().mean((1, 2, 3))  # (B,)
         low = t < 0.5
         return {

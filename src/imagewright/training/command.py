@@ -38,6 +38,7 @@ class _Job:
     folder: CaptionedFolder
     scenes_share: float
     condition: str
+    start: Path | None = None
 
 
 def run(
@@ -51,13 +52,15 @@ def run(
     condition: str = "text",
     minutes: float | None = None,
     first_stage: Path | None = None,
+    start: Path | None = None,
 ) -> TrainReport:
     """Train `technique` on the folder `data` by a preset (default: cpu), in the run folder `out`.
 
     `overrides`: see training/overrides.py. `size`: side of the pictures in pixels. `condition`: `text`, `class` (only
     the concept's name, no scenes) or `none`. `minutes`: for the whole command. A model on latents or codes first trains
-    the autoencoder or tokenizer that it works on; `first_stage` names a finished run of one to use instead. The same
-    call goes on where it stopped. Raises OptionError on unknown names and on values that cannot work.
+    the autoencoder or tokenizer that it works on; `first_stage` names a finished run of one to use instead. `start`: a
+    run of the same model, whose averaged weights are where this one begins (fine-tuning). The same call goes on where
+    it stopped. Raises OptionError on unknown names and on values that cannot work.
     """
     if condition not in CONDITIONS:
         raise OptionError(f"There is no condition {condition!r}.", nearest(condition, CONDITIONS))
@@ -71,7 +74,7 @@ def run(
     if not two_stages:
         if first_stage is not None:
             raise OptionError(f"The preset {preset!r} of {technique} has no first stage.", "Leave --autoencoder out.")
-        job = _Job(sized(model, size), config, CaptionedFolder(data), found.scenes_share, condition)
+        job = _job(sized(model, size), config, data, found.scenes_share, condition, start)
         built = _built(job)
         return _train(built, _source(built, job), job, out)
     stage_dials, stage_model, _ = options.split(stage_changes, False)
@@ -79,7 +82,7 @@ def run(
         model = _on_stage(model, _finished_stage(model, first_stage, size, stage_changes))
     else:
         model = sized(_on_stage(model, options.changed(stage_of(model), stage_model)), size)
-    job = _Job(model, config, CaptionedFolder(data), found.scenes_share, condition)
+    job = _job(model, config, data, found.scenes_share, condition, start)
     built = _built(job)  # before the first stage trains, so that what does not fit is said at once
     if first_stage is None:
         first_stage = out / "autoencoder"
@@ -92,6 +95,14 @@ def run(
     else:
         cache_folder = first_stage
     return _train_on_stage(built, job, first_stage, cache_folder, out)
+
+
+def _job(model: Any, config: TrainConfig, data: Path, scenes_share: float, condition: str, start: Path | None) -> _Job:
+    """A model that is to learn edits does so where the data has some; else it does not claim it."""
+    folder = CaptionedFolder(data)
+    if getattr(model, "edit_share", 0) and not folder.has_edits:
+        model = options.replaced(model, edit_share=0.0)
+    return _Job(model, config, folder, scenes_share, condition, start)
 
 
 def _train_stage(job: _Job, preset: str, dials: Mapping[str, str], out: Path) -> TrainReport:
@@ -108,7 +119,8 @@ def _train_on_stage(built: Technique, job: _Job, first_stage: Path, cache_folder
     encoder: Any = built.encoder
     encoder.autoencoder.load_state_dict(load_model(first_stage).state_dict())
     cache = cache_latents(encoder, job.folder, built.pixels, cache_folder)
-    source = LatentSource(job.folder, built.pixels, Tokenizer(), cache, job.scenes_share, job.condition)
+    edits_share = getattr(job.model, "edit_share", 0.0)
+    source = LatentSource(job.folder, built.pixels, Tokenizer(), cache, job.scenes_share, job.condition, edits_share)
     return _train(built, source, job, out, {"first_stage": weights_digest(encoder.autoencoder)})
 
 
@@ -119,7 +131,8 @@ def _train(built: Technique, source: PixelSource, job: _Job, out: Path, facts: M
 
 
 def _source(built: Technique, job: _Job) -> PixelSource:
-    return PixelSource(job.folder, built.pixels, Tokenizer(), job.scenes_share, job.condition)
+    edits_share = getattr(job.model, "edit_share", 0.0)
+    return PixelSource(job.folder, built.pixels, Tokenizer(), job.scenes_share, job.condition, edits_share)
 
 
 def _built(job: _Job) -> Technique:
@@ -131,7 +144,19 @@ def _built(job: _Job) -> Technique:
         raise OptionError(f"The model cannot be built: {error}", "Choose another size or another preset.") from error
     if isinstance(built, Prompted):
         built.text.load_state_dict(load_pretrained().state_dict())
+    if job.start is not None:
+        _begin_from(built, job.start)
     return built.to(local_device())
+
+
+def _begin_from(built: Technique, folder: Path) -> None:
+    """Copy the averaged weights of a run into a model of the same shape."""
+    try:
+        built.load_state_dict(load_model(folder).state_dict())
+    except RuntimeError as error:
+        raise OptionError(
+            f"The model in {folder} has another shape.", "Use its preset and its --set values."
+        ) from error
 
 
 def _preset(technique: str, name: str) -> Preset:

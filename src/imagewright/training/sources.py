@@ -25,6 +25,7 @@ CONDITIONS = ("text", "class", "none")
 class PixelSource:
     """Pixels, captions and styles of a folder at `size` pixels; a step is a pure function of (seed, step).
 
+    `edits_share`: how many rows are pictures that an instruction leads to from another, where the folder has such.
     `condition`: `text` (captions drawn anew each time), `class` (the concept's name alone, and no scenes) or `none`
     (empty captions and no style).
     """
@@ -36,7 +37,9 @@ class PixelSource:
         tokenizer: Tokenizer,
         scenes_share: float = 0.3,
         condition: str = "text",
+        edits_share: float = 0.0,
     ) -> None:
+        self.edits_share = edits_share if condition == "text" and folder.has_edits else 0.0
         self.folder, self.size, self.tokenizer = folder, size, tokenizer
         self.condition, self.scenes_share = condition, 0.0 if condition == "class" else scenes_share
         self.manifest_hash = folder.manifest
@@ -45,7 +48,8 @@ class PixelSource:
 
     def batch(self, seed: int, step: int, start: int, stop: int, total: int) -> Batch:
         """Rows [start, stop) of the global batch of a step."""
-        rows = self.folder.indices(seed, step, total, start, stop, scenes_share=self.scenes_share)
+        shares = {"scenes_share": self.scenes_share, "edits_share": self.edits_share}
+        rows = self.folder.indices(seed, step, total, start, stop, **shares)
         told = self.folder.captions(seed, step, rows, start) if self.condition == "text" else self._names(rows)
         return self._batch(rows, told, Draws(seed, step, start, stop, total), step)
 
@@ -64,11 +68,22 @@ class PixelSource:
         return Batch(
             draws=draws,
             text=tokenize(self.tokenizer, captions),
-            style=self.folder.styles(rows) * (self.condition != "none"),
+            style=self.folder.styles(rows) * (self.condition != "none") * ~self._edited(rows),
             captions=tuple(captions),
             step=step,
             **self._pictures(rows),
+            **self._before(rows),
         )
+
+    def _edited(self, rows: np.ndarray) -> Tensor:
+        """(B,) bool: which rows are told by an instruction; their style is what it says or the picture's own."""
+        return torch.from_numpy(self.folder.before[rows] != rows)
+
+    def _before(self, rows: np.ndarray) -> dict[str, Tensor]:
+        if not self.edits_share:
+            return {}
+        (pictures,) = self._pictures(self.folder.before[rows]).values()
+        return {"before": pictures, "edited": self._edited(rows)}
 
     def _pictures(self, rows: np.ndarray) -> dict[str, Tensor]:
         return {"pixels": self.folder.pixels(rows, self.size)}
@@ -85,8 +100,9 @@ class LatentSource(PixelSource):
         cache: Path,
         scenes_share: float = 0.3,
         condition: str = "text",
+        edits_share: float = 0.0,
     ) -> None:
-        super().__init__(folder, size, tokenizer, scenes_share, condition)
+        super().__init__(folder, size, tokenizer, scenes_share, condition, edits_share)
         with safe_open(str(cache), framework="pt") as file:
             self.latents = file.get_tensor("latents")
 
