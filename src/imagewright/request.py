@@ -73,8 +73,8 @@ class ImageRequest:
     transparent where the picture may change. `technique` (one of FAMILIES) stands for the first model of that family.
     `best_of`, `min_match`, `min_realism` and `max_tries` have judges choose among several tries (refine.choose).
 
-    With `image`, and no mask, `strength` says how much of it may change (0 nothing, 1 everything) and the words say
-    what the whole shows; with `instruction` they say what to change ("make the cat blue"). With `mask`, what is not
+    With `image`, and no mask, `strength` says how much of it may change (0 nothing, 1 everything; .7 by default, with
+    a mask 1) and the words say what the whole shows; with `instruction` they say what to change ("make the cat blue"). With `mask`, what is not
     transparent in it stays as it is, byte for byte; `feather` (pixels of the image, inside the hole) softens the seam.
     `images` are further pictures to take into account (blend). `style_images` and `subject_images` with their weights:
     make it look like these, show the same one. `controls`, `adapters` (LoRA) and `embeddings` (textual inversion
@@ -208,6 +208,8 @@ class Capabilities:
 
     `size` is the native (width, height); `any_size`: other sizes are made by resampling the native picture;
     `default_size` is what a request without a size gets (None: the native one).
+    `sides` (least, most, multiple of): the model itself draws at every size with such sides, best at about the native
+    area, so that edits reach it at sizes of their own (None: at `size` only).
     `max_prompt_tokens` 0 means unknown. `styles` and `samplers` list the allowed names; empty: the field is unused.
     `options` names those of EXTRA_OPTIONS and `features` those of FEATURES that the model honours.
     """
@@ -215,6 +217,7 @@ class Capabilities:
     size: tuple[int, int]
     any_size: bool = True
     default_size: tuple[int, int] | None = None
+    sides: tuple[int, int, int] | None = None
     max_n: int = MAX_N
     seed: bool = True
     negative_prompt: bool = False

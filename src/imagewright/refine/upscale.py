@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from imagewright.request import Adjustment, ImageRequest
+from imagewright.resampling import resize
 
 Step = dict[str, Any]
 _WHITE = "#ffffff"
-SHARPEN = 1.0  # share of the difference from the blurred picture that is added
-FAINT = 1 / 64  # alpha below it is nothing
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -27,47 +25,14 @@ def as_rgb(image: Image.Image) -> Image.Image:
 def resample(image: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, Step | None]:
     """`image` scaled, aspect kept, to the largest that fits into `size` (width, height).
 
-    Smaller: LANCZOS. Larger: by doubling, each time sharpened, which keeps the outlines of drawn pictures crisp. Both
-    work on premultiplied alpha, so that hidden colours do not bleed into the edges.
+    Smaller: LANCZOS. Larger: bicubic, sharpened (see resampling.py).
     """
     scale = min(size[0] / image.width, size[1] / image.height)
     inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     if inner == image.size:
         return image, None
-    larger = inner[0] > image.width
-    scaled = _enlarge(image, inner) if larger else _reduce(image, inner)
-    filter_ = "bicubic, sharpened" if larger else "lanczos"
-    return scaled, {"step": "resample", "filter": filter_, "from": list(image.size), "to": list(inner)}
-
-
-def _reduce(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    premultiplied = image.convert("RGBa") if image.mode == "RGBA" else image
-    return premultiplied.resize(size, Image.Resampling.LANCZOS).convert(image.mode)
-
-
-def _enlarge(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """In floating point, because a sharpened edge overshoots: colour and alpha by the same share, which their ratio
-    forgets, but only if neither is clipped before."""
-    pixels = np.asarray(image, np.float32) / 255  # (H, W, 3 or 4)
-    if image.mode == "RGBA":
-        pixels = np.concatenate([pixels[..., :3] * pixels[..., 3:], pixels[..., 3:]], axis=-1)
-    planes = [_sharply(Image.fromarray(plane), size) for plane in np.moveaxis(pixels, -1, 0)]
-    pixels = np.stack([np.asarray(plane) for plane in planes], axis=-1)
-    if image.mode == "RGBA":
-        alpha = pixels[..., 3:]
-        colour = np.where(alpha > FAINT, pixels[..., :3] / np.maximum(alpha, FAINT), 0)
-        pixels = np.concatenate([colour, np.where(alpha > FAINT, alpha, 0)], axis=-1)
-    return Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8), image.mode)
-
-
-def _sharply(plane: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A plane of mode F, doubled and sharpened until it has `size`."""
-    while plane.size != size:
-        step = (min(2 * plane.width, size[0]), min(2 * plane.height, size[1]))
-        up = plane.resize(step, Image.Resampling.BICUBIC)
-        blurred = up.resize(plane.size, Image.Resampling.BOX).resize(step, Image.Resampling.BICUBIC)
-        plane = Image.fromarray(np.asarray(up) + SHARPEN * (np.asarray(up) - np.asarray(blurred)))
-    return plane
+    filter_ = "bicubic, sharpened" if inner[0] > image.width else "lanczos"
+    return resize(image, inner), {"step": "resample", "filter": filter_, "from": list(image.size), "to": list(inner)}
 
 
 def pad(image: Image.Image, size: tuple[int, int], background: str) -> tuple[Image.Image, Step | None]:
