@@ -96,10 +96,9 @@ def build(
         stickers = join(tarballs(source, partial / "npm", report), limit)
         shutil.rmtree(partial / "npm", ignore_errors=True)
         records = draw(stickers, partial, size, workers, report)
+        studio = Studio(partial, partial, size, seed, things(records), credits_of(records))
         records += write_scenes(records, partial, count=scenes, size=size, seed=seed, workers=workers, report=report)
-        if edits:
-            studio = Studio(partial, partial, size, seed, things(records), credits_of(records))
-            records += write_edits(studio, count=edits, workers=workers, report=report)
+        records += write_edits(studio, count=edits, workers=workers, report=report)
         manifest = finish(partial, records, parameters)
         os.replace(partial, out)
     finally:
