@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from imagewright.cli_options import AsJson
-from imagewright.cli_output import phase_bars, say, say_json, train_extra
+from imagewright.cli_output import phase_bars, say, say_json, table, train_extra
 from imagewright.errors import OutputError
 
 WIDTH = 110  # columns of the table: a narrow terminal wraps its lines, which loses nothing
@@ -28,7 +29,10 @@ def evaluate(
         Path, typer.Option(help="A folder of captioned pictures to measure against.", show_default=False)
     ],
     suite: Annotated[
-        str, typer.Option(help="stickers (the sticker set) or own (held-out captions of your folder).")
+        str,
+        typer.Option(
+            help="stickers (the sticker set), own (held-out captions of your folder) or edits (instructions)."
+        ),
     ] = "stickers",
     n: Annotated[int, typer.Option("--n", "-n", help="How many pictures; 50 for a look, 5000 for a verdict.")] = 500,
     out: Annotated[
@@ -53,6 +57,8 @@ def evaluate(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out} cannot be made: {error}.", "Write elsewhere with --out.") from error
+    if suite == "edits":
+        return _evaluate_edits(model, against, n, out, as_json)
     with phase_bars() as told:
         result = evaluation.evaluate(
             model, against, out, suite=suite, n=n, features=features or (), costs=costs, told=told
@@ -65,6 +71,30 @@ def evaluate(
     else:
         _print(result)
         say(f"{out / 'report.json'}, {out / 'samples.png'}, {out / 'copies.png'}")
+
+
+def _evaluate_edits(model: str, against: Path, n: int, out: Path, as_json: bool) -> None:
+    from imagewright.evaluation.edits import evaluate_edits, plain_values, shown
+
+    with phase_bars() as told:
+        sides, asked, pictures = evaluate_edits(model, against, n=n, told=told)
+    shown(asked, pictures).save(out / "edits.png")
+    report = plain_values(sides)
+    (out / "edits.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    if as_json:
+        say_json(report)
+        return
+    rows = [("measure", *sides, "N")]
+    for name, found in sides["model"].items():
+        figures = [_figure(name, sides[side][name].value) for side in sides]
+        rows.append((name, f"{figures[0]}  [{_figure(name, found.low)}, {_figure(name, found.high)}]", *figures[1:]))
+        rows[-1] = (*rows[-1], str(found.n))
+    table(rows)
+    say(f"{out / 'edits.json'}, {out / 'edits.png'}")
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:.1f} dB" if name.startswith("PSNR") else f"{100 * value:.1f} %"
 
 
 def _print(result: Result) -> None:

@@ -8,6 +8,8 @@ Eyes, teeth and outlines stay.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -99,13 +101,18 @@ def _weighted_median(values: Floats, weights: Floats) -> float:
 def named_share(pixels: NDArray[np.uint8], colour: str) -> float:
     """The part of the visible picture whose nearest colour of COLOURS is `colour`, in [0, 1]."""
     seen = pixels[..., 3] > 0
-    lab = to_oklab(pixels[seen][:, :3] / 255.0)
+    is_named = nearest_colour(pixels[seen] / 255.0) == colour
     alpha = pixels[seen][:, 3] / 255.0
+    return float(is_named @ alpha / alpha.sum()) if alpha.sum() else 0.0
+
+
+def nearest_colour(rgb: NDArray[Any]) -> NDArray[np.str_]:
+    """(..., 3 or more) straight colours in [0, 1] -> (...) the name of the nearest of COLOURS."""
+    lab = to_oklab(np.asarray(rgb[..., :3], np.float64))
     anchors = to_oklab(np.array(list(COLOURS.values())) / 255.0)  # (11, 3)
     # hue tells colours apart better than lightness does, so lightness counts less
-    distance = ((lab[:, None] - anchors) ** 2 * np.array([0.35, 1.0, 1.0])).sum(-1)
-    is_named = distance.argmin(1) == list(COLOURS).index(colour)
-    return float(is_named @ alpha / alpha.sum()) if alpha.sum() else 0.0
+    distance = ((lab[..., None, :] - anchors) ** 2 * np.array([0.35, 1.0, 1.0])).sum(-1)
+    return np.array(list(COLOURS))[distance.argmin(-1)]
 
 
 def mean_oklab(pixels: NDArray[np.uint8]) -> Floats:
