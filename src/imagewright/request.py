@@ -23,6 +23,8 @@ MAX_TRIES = 256
 FAMILIES = ("vae", "gan", "diffusion", "autoregressive")
 EXTRA_OPTIONS = ("temperature", "top_k", "top_p", "truncation")  # of some techniques only
 MAX_PICTURES = 16  # that a request may bring along, of each kind
+MAX_ASPECT = 20
+QUALITIES = {"auto": 1.0, "low": 0.5, "medium": 1.0, "high": 2.0}  # and the factor on a model's default steps
 
 # Fields that only some models can honour, and whether one that cannot must refuse (else it says an Adjustment).
 FEATURES = {
@@ -73,9 +75,10 @@ class ImageRequest:
     transparent where the picture may change. `technique` (one of FAMILIES) stands for the first model of that family.
     `best_of`, `min_match`, `min_realism` and `max_tries` have judges choose among several tries (refine.choose).
 
-    With `image`, and no mask, `strength` says how much of it may change (0 nothing, 1 everything; .7 by default, with
-    a mask 1) and the words say what the whole shows; with `instruction` they say what to change ("make the cat blue"). With `mask`, what is not
-    transparent in it stays as it is, byte for byte; `feather` (pixels of the image, inside the hole) softens the seam.
+    With `image`, and no mask, `strength` says how much of it may change (0 nothing, 1 everything; 0.6 by default, and
+    1 with a mask) and the words say what the whole shows; with `instruction` they say what to change ("make the cat
+    blue"). With `mask`, what is not transparent in it stays as it is, byte for byte; `feather` (pixels of the image,
+    inside the hole) softens the seam.
     `images` are further pictures to take into account (blend). `style_images` and `subject_images` with their weights:
     make it look like these, show the same one. `controls`, `adapters` (LoRA) and `embeddings` (textual inversion
     files) belong to pretrained models. `tile`: the picture continues at its opposite edges. `emphasis`: parts of the
@@ -125,6 +128,11 @@ class ImageRequest:
     variety: float = 0.0
     weird: float = 0.0
     stop: float = 1.0
+    aspect: tuple[int, int] | None = None
+    stylize: float = 1.0
+    prompt_template: str | None = None
+    prompt_choices: tuple[tuple[str, str], ...] = ()
+    adjustments: tuple[Adjustment, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -154,6 +162,11 @@ class ImageRequest:
         _check_range("variety", self.variety, 0, 1)
         _check_range("weird", self.weird, 0, 1)
         _check_range("stop", self.stop, 0.01, 1)
+        _check_range("stylize", self.stylize, 0, 10)
+        if self.aspect is not None:
+            for side in self.aspect:
+                _check_range("each side of an aspect", side, 1, MAX_SIDE)
+            _check_range("an aspect's width by height", self.aspect[0] / self.aspect[1], 1 / MAX_ASPECT, MAX_ASPECT)
         for name in ("images", "style_images", "subject_images", "controls", "adapters", "embeddings"):
             _check_range(f"the number of {name.replace('_', ' ')}", len(getattr(self, name)), 0, MAX_PICTURES)
         for start, end, weight in self.emphasis:
@@ -170,6 +183,8 @@ class ImageRequest:
                 f"Unknown background {self.background!r}.",
                 "Use transparent, opaque, white, black, auto or a colour such as #ffcc00.",
             )
+        if self.quality not in QUALITIES:
+            raise RequestError(f"Unknown quality {self.quality!r}.", f"Use {', '.join(QUALITIES)}.")
         if self.output_format not in ("png", "jpeg", "webp"):
             raise RequestError(f"Unknown output format {self.output_format!r}.", "Use png, jpeg or webp.")
         if self.output_format == "jpeg" and self.background == "transparent":
@@ -178,6 +193,11 @@ class ImageRequest:
             raise RequestError("An instruction needs the image that it changes.", "Give the image as well.")
         if self.mask is not None and self.image is None:
             raise RequestError("A mask needs the image that it belongs to.", "Give the image as well.")
+        if self.image is not None and max(self.image.size) > MAX_SIDE:
+            raise RequestError(
+                f"The image is {self.image.width}x{self.image.height}; at most {MAX_SIDE} pixels a side are edited.",
+                "Make it smaller first.",
+            )
         if self.mask is not None and self.image is not None and self.mask.size != self.image.size:
             raise RequestError(
                 f"The mask is {self.mask.size} and the image {self.image.size}.", "Make them the same size."
