@@ -30,9 +30,7 @@ def evaluate(
     ],
     suite: Annotated[
         str,
-        typer.Option(
-            help="stickers (the sticker set), own (held-out captions of your folder) or edits (instructions)."
-        ),
+        typer.Option(help="stickers (the sticker set), own (your held-out captions) or edits (by instruction)."),
     ] = "stickers",
     n: Annotated[int, typer.Option("--n", "-n", help="How many pictures; 50 for a look, 5000 for a verdict.")] = 500,
     out: Annotated[

@@ -112,7 +112,8 @@ def nearest_colour(rgb: NDArray[Any]) -> NDArray[np.str_]:
     anchors = to_oklab(np.array(list(COLOURS.values())) / 255.0)  # (11, 3)
     # hue tells colours apart better than lightness does, so lightness counts less
     distance = ((lab[..., None, :] - anchors) ** 2 * np.array([0.35, 1.0, 1.0])).sum(-1)
-    return np.array(list(COLOURS))[distance.argmin(-1)]
+    names: NDArray[np.str_] = np.array(list(COLOURS))[distance.argmin(-1)]
+    return names
 
 
 def mean_oklab(pixels: NDArray[np.uint8]) -> Floats:

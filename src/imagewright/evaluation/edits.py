@@ -118,7 +118,8 @@ def is_done(picture: Image.Image, one: Triple, judges: Judges) -> bool:
     """Whether the change that was asked can be seen."""
     look, truth = rgba(picture, one.after.size), rgba(one.after)
     if one.kind == "style":
-        return str(judges.labels["styles"][int(judges.identify([picture])["style"][0].argmax())]) == one.asked["style"]
+        style = judges.labels["styles"][int(judges.identify([picture])["style"][0].argmax())]
+        return bool(style == one.asked["style"])
     if one.kind == "background":
         return _ground_is(look, truth, one.asked)
     if one.kind == "remove":
@@ -190,7 +191,7 @@ def rgba(picture: Image.Image, size: tuple[int, int] | None = None) -> Unit:
     wanted = size or picture.size
     image = picture.convert("RGBA")
     image = image if image.size == wanted else image.resize(wanted, Image.Resampling.LANCZOS)
-    return np.asarray(image, np.float32) / 255
+    return (np.asarray(image, np.float32) / 255).astype(np.float32)
 
 
 def over_grey(look: Unit) -> Unit:
