@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from imagewright import prompt as language
 from imagewright.engines.catalog import Catalog
+from imagewright.pictures import open_picture
 from imagewright.provenance import record
 from imagewright.refine import choose, upscale
-from imagewright.request import ImageRequest, ImageResult
+from imagewright.request import ImageRequest, ImageResult, joined
 from imagewright.watch import Progress, Tracer, Watch
 
 
@@ -31,8 +34,8 @@ class Workshop:
         engine, model = self.catalog.find(request.model, request.technique)
         request = replace(request, model=model)
         result = choose.choose(engine.generate, request, self.judges, Watch(progress, trace))
+        request = replace(request, size=result.size, background=result.records[0]["background"])
         adjustments = (*result.adjustments, *upscale.unmet(result.images, request))
-        request = replace(request, size=result.size)
         told = {"adjustments": record.plain(adjustments)}
         pairs = zip(result.images, result.records, strict=True)
         finished = [_finish(image, {**made, **told}, request) for image, made in pairs]
@@ -51,9 +54,16 @@ def _finish(image: Image.Image, made: Mapping[str, Any], request: ImageRequest) 
     return image, finished
 
 
-def generate(prompt: str, **fields: Any) -> ImageResult:
-    """Pictures for `prompt`; `fields` are ImageRequest's (n, size, seed, style, model). Writes no file."""
-    return _shared().make(ImageRequest(prompt=prompt, **fields))
+def generate(prompt: str, *, plain: bool = False, wildcards: Path | None = None, **fields: Any) -> ImageResult:
+    """Pictures for `prompt`, read as the prompt language unless `plain`: "a {red,blue} fox --ar 3:2" gives two.
+
+    `fields` are ImageRequest's (n, size, seed, style, model) and win over the prompt's parameters, which is said.
+    `wildcards` is the folder of `__name__` files. Writes no file. Raises RequestError, PictureError, ModelError.
+    """
+    counts = {"seed": fields.get("seed"), "n": fields.get("n", 1)}
+    jobs = language.plain(prompt) if plain else language.parse(prompt, wildcards=wildcards, **counts)
+    requests = [job.request(open_picture, **fields) for job in jobs]
+    return joined([_shared().make(request) for request in requests])
 
 
 _shared = cache(Workshop)  # so that the second call finds the model loaded

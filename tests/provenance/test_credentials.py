@@ -89,8 +89,8 @@ def test_the_manifest_holds_no_prompt_and_stays_small(noise: Image.Image, tmp_pa
 
 
 def test_a_picture_made_from_a_picture_says_so(noise: Image.Image, tmp_path: Path) -> None:
-    request = ImageRequest(prompt="x", image=noise)
-    text = record.finish({"prompt": "x", "seed": 1}, request, noise, [])
+    made = {"prompt": "x", "seed": 1, "image_sha256": "ab" * 32}
+    text = record.finish(made, ImageRequest(prompt="x"), noise, [])
     data = seal(noise, text, require_credential=True, where=tmp_path).data
     found = credentials.read(data, "png", tmp_path)
     assert (found.state, found.digital_source_type) == ("trusted", "compositeWithTrainedAlgorithmicMedia")

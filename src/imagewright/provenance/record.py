@@ -12,17 +12,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from hashlib import sha256
 from typing import Any
 
 from PIL import Image
 
 from imagewright.errors import PictureError
-from imagewright.request import Adjustment, ImageRequest
+from imagewright.request import Adjustment, Emphasis, ImageRequest
 
 VERSION = 1
 MAX_LENGTH = 1_000_000  # characters of JSON that are read back
 _LOCAL = ("path",)  # what an engine says of this machine
+SOURCES = ("image", "images", "style_images", "subject_images", "controls")  # pictures that a request brings along
 _REQUEST_FIELDS: dict[str, tuple[type, ...]] = {
     "prompt": (str,),
     "negative_prompt": (str,),
@@ -31,6 +31,15 @@ _REQUEST_FIELDS: dict[str, tuple[type, ...]] = {
     "num_inference_steps": (int,),
     "guidance_scale": (int, float),
     "sampler": (str,),
+    "temperature": (int, float),
+    "top_k": (int,),
+    "top_p": (int, float),
+    "truncation": (int, float),
+    "emphasis": (list,),
+    "variety": (int, float),
+    "weird": (int, float),
+    "stop": (int, float),
+    "tile": (bool,),
     "quality": (str,),
     "background": (str,),
     "output_format": (str,),
@@ -47,11 +56,6 @@ def finish(
     made: Mapping[str, Any], request: ImageRequest, image: Image.Image, steps: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The engine's record with the request's output fields, the finished size and the refine steps."""
-    sources = {
-        f"{name}_sha256": sha256(picture.convert("RGBA").tobytes()).hexdigest()
-        for name, picture in (("image", request.image), ("mask", request.mask))
-        if picture is not None
-    }
     record = {
         "version": VERSION,
         **{name: value for name, value in made.items() if name not in _LOCAL},
@@ -62,7 +66,6 @@ def finish(
         "size": list(image.size),
         "refine": [dict(step) for step in steps],
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **sources,
     }
     plain_record: dict[str, Any] = json.loads(to_json(record))  # what a file will give back
     return plain_record
@@ -70,7 +73,12 @@ def finish(
 
 def source_type(record: Mapping[str, Any]) -> str:
     """IPTC's word: made by a trained model, or from a given picture with a trained model's help."""
-    return "compositeWithTrainedAlgorithmicMedia" if "image_sha256" in record else "trainedAlgorithmicMedia"
+    return "compositeWithTrainedAlgorithmicMedia" if _made_from(record) else "trainedAlgorithmicMedia"
+
+
+def _made_from(record: Mapping[str, Any]) -> list[str]:
+    """The names under which a record has the digests of the pictures that it was made from."""
+    return [name for name in SOURCES if f"{name}_sha256" in record]
 
 
 def to_json(record: Mapping[str, Any]) -> str:
@@ -92,7 +100,10 @@ def from_json(text: str) -> dict[str, Any] | None:
 def shortened(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record with its prompts cut to 2,000 characters each, marked, for containers with little room."""
     cut = {name: str(record.get(name) or "")[:2000] for name in ("prompt", "negative_prompt")}
-    return {**record, **cut, "adjustments": [], "shortened": True}
+    kept = {
+        name: value for name, value in record.items() if name not in ("emphasis", "prompt_template", "prompt_choices")
+    }
+    return {**kept, **cut, "adjustments": [], "shortened": True}
 
 
 def to_request(record: Mapping[str, Any]) -> ImageRequest:
@@ -100,7 +111,7 @@ def to_request(record: Mapping[str, Any]) -> ImageRequest:
 
     Raises PictureError where the record cannot be one of ours or needs pictures that it does not hold.
     """
-    if "image_sha256" in record:
+    if _made_from(record):
         raise PictureError("This picture was made from another picture.", "Make it again with that one at hand.")
     if "shortened" in record:
         raise PictureError("The prompt was too long for this file; only its start is kept.", "Use PNG.")
@@ -109,6 +120,8 @@ def to_request(record: Mapping[str, Any]) -> ImageRequest:
     whole = all(isinstance(value, _REQUEST_FIELDS[name]) for name, value in fields.items())
     if size is None or not whole or "prompt" not in fields:
         raise PictureError("The record in this picture is damaged.", "Use the original file.")
+    if "emphasis" in fields:
+        fields["emphasis"] = _spans(fields["emphasis"])
     return ImageRequest(**fields, size=size)
 
 
@@ -117,6 +130,14 @@ def _pair(value: object) -> tuple[int, int] | None:
         case [int(width), int(height)]:
             return width, height
     return None
+
+
+def _spans(parts: list[Any]) -> tuple[Emphasis, ...]:
+    """The weighted parts of a prompt, as JSON lists them. Raises PictureError."""
+    kinds = [[type(value) for value in part] if isinstance(part, list) else [] for part in parts]
+    if any(kind not in ([int, int, int], [int, int, float]) for kind in kinds):
+        raise PictureError("The record in this picture is damaged.", "Use the original file.")
+    return tuple((start, end, weight) for start, end, weight in parts)
 
 
 def parameters(record: Mapping[str, Any]) -> str:

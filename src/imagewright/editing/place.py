@@ -1,0 +1,347 @@
+"""The guarantee: a model draws a cut of the picture at its own size, and only the hole is set back into the original.
+
+`cut` takes the part of the picture around the hole, with some of what surrounds it, to the size at which the model
+draws. `Cut.restored` takes what the model drew back to that part, and copies it into the original where the mask lets
+it change. The seam is softened inwards only. All else stays byte for byte, as 8-bit pixels (see masks.eight_bit),
+whatever the engine did; the bytes are compared before the picture is handed out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from math import ceil, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from imagewright.editing import masks
+from imagewright.editing.masks import Hole
+from imagewright.errors import ModelError
+from imagewright.request import Adjustment, Capabilities, ImageRequest
+from imagewright.resampling import resize
+
+CONTEXT = 1.5  # the part that the model sees is so many times as long and wide as the hole, where there is room
+LEAST_CONTEXT = 1.25  # and so many times at least, even where that leads over the picture's edge
+BAND = 2**20  # pixels mixed at a time
+FINE = 32  # steps of distance, at most, in which a feather is measured
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the picture; may lead over its edges
+Size = tuple[int, int]  # width, height
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a model is to draw, and how it goes back.
+
+    `request` is at the model's size. `picture` is the original, RGB or RGBA; `hole` (H, W) bool, None where all of it
+    may change. `box` is the part that the model sees. `size` is what comes back where there is no hole.
+    """
+
+    request: ImageRequest
+    picture: Image.Image
+    hole: Hole | None
+    box: Box
+    size: Size
+
+    def restored(self, drawn: Image.Image) -> Image.Image:
+        """The whole picture with `drawn` (of any size: the model's view of the box) in its place.
+
+        Raises ModelError, instead of giving it out, should a byte outside the hole have changed.
+        """
+        drawn = masks.eight_bit(drawn)
+        if self.hole is None:
+            return resize(_inner(drawn, self.box, self.picture.size), self.size)
+        new, at = _on_box(drawn, self.box, self.picture.size)
+        result = np.asarray(self.picture).copy()  # (H, W, 3 or 4)
+        left, top, right, bottom = at
+        part, hole = result[top:bottom, left:right], self.hole[top:bottom, left:right]
+        result[top:bottom, left:right] = _laid(
+            part, np.asarray(new.convert("RGBA")), _weights(hole, self.request.feather)
+        )
+        if changed := changed_outside(result, np.asarray(self.picture), self.hole):
+            raise ModelError(
+                f"The edit changed {changed} pixels outside the mask; it was thrown away.",
+                "This should never happen: please report it.",
+            )
+        return Image.fromarray(result, self.picture.mode)
+
+    def told(self) -> dict[str, Any]:
+        """What the record says of it: the strength, the mask, and that nothing else changed."""
+        record: dict[str, Any] = {"strength": self.request.strength}
+        if self.request.instruction:
+            record["instruction"] = True
+        if self.hole is None:
+            return record
+        return {
+            **record,
+            "mask_sha256": sha256(np.packbits(self.hole).tobytes()).hexdigest(),
+            "mask": masks.told(self.hole),
+            "feather": self.request.feather,
+            "changed_outside_mask": 0,  # compared in `restored`, which gives out no other picture
+        }
+
+
+def cut(request: ImageRequest, can: Capabilities) -> tuple[Cut | None, list[Adjustment]]:
+    """What the model draws for an adapted request with an image, else None. Raises RequestError on an empty mask."""
+    if request.image is None:
+        return None, []
+    picture = masks.eight_bit(request.image)
+    said: list[Adjustment] = []
+    if request.mask is None:
+        hole, box, size = None, *_whole(picture.size, can)
+    else:
+        hole = masks.hole(request.mask)
+        box, size = frame(hole, can)
+        if request.feather > (most := thickness(hole)):
+            said = [Adjustment("feather", request.feather, most, "the hole is only so thick")]
+            request = replace(request, feather=most)
+    for_model = replace(
+        request,
+        image=_seen(picture, box, size),
+        mask=None if hole is None else _seen_hole(hole, box, size),
+        size=size,
+        controls=tuple(replace(one, image=_seen(_resized(one.image, picture), box, size)) for one in request.controls),
+    )
+    return Cut(for_model, picture, hole, box, fitting(picture.size, request.size or picture.size)), said
+
+
+def fitting(inner: Size, outer: Size) -> Size:
+    """The largest size of the aspect of `inner` that fits into `outer`."""
+    scale = min(outer[0] / inner[0], outer[1] / inner[1])
+    return max(1, round(inner[0] * scale)), max(1, round(inner[1] * scale))
+
+
+def frame(hole: Hole, can: Capabilities) -> tuple[Box, Size]:
+    """The part of a picture that a model sees to fill `hole`, and the size at which it draws that part.
+
+    At least as large as the model's native size, so that nothing is enlarged without need; with what surrounds the
+    hole; inside the picture as far as the model's aspect allows.
+    """
+    height, width = hole.shape
+    left, top, right, bottom = masks.bounds(hole)
+    span = (right - left, bottom - top)
+    want = tuple(max(native, CONTEXT * side) for native, side in zip(can.size, span, strict=True))
+    if can.sides is not None:
+        w, h = min(width, ceil(want[0])), min(height, ceil(want[1]))
+        size = free_size((w, h), can)
+    else:
+        need = tuple(min(LEAST_CONTEXT * side, whole) for side, whole in zip(span, (width, height), strict=True))
+        aim, least = (max(a / b for a, b in zip(sides, can.size, strict=True)) for sides in (want, need))
+        inside = min(width / can.size[0], height / can.size[1])
+        scale = aim if aim <= inside else max(inside, min(aim, least))
+        w, h = (max(1, round(scale * side)) for side in can.size)
+        w, h = max(w, span[0]), max(h, span[1])
+        size = can.size
+    x = _placed((left + right) / 2, w, width)
+    y = _placed((top + bottom) / 2, h, height)
+    return (x, y, x + w, y + h), size
+
+
+def free_size(part: Size, can: Capabilities) -> Size:
+    """The size at which a model that draws any (`Capabilities.sides`) draws a part: its native area, that aspect."""
+    assert can.sides is not None
+    least, most, step = can.sides
+    scale = sqrt(can.size[0] * can.size[1] / (part[0] * part[1]))
+    width, height = (min(max(step * round(scale * side / step), least), most) for side in part)
+    return width, height
+
+
+def _placed(middle: float, side: int, whole: int) -> int:
+    """Where a stretch of `side` around `middle` starts, moved into 0..whole, or around that where it is longer."""
+    if side >= whole:
+        return -((side - whole) // 2)
+    return min(max(0, round(middle - side / 2)), whole - side)
+
+
+def _whole(picture: Size, can: Capabilities) -> tuple[Box, Size]:
+    """All of a picture, padded to the model's aspect, and the size at which it is drawn."""
+    if can.sides is not None:
+        return (0, 0, *picture), free_size(picture, can)
+    scale = max(whole / native for whole, native in zip(picture, can.size, strict=True))
+    w, h = (max(whole, round(scale * native)) for whole, native in zip(picture, can.size, strict=True))
+    x, y = _placed(0, w, picture[0]), _placed(0, h, picture[1])
+    return (x, y, x + w, y + h), can.size
+
+
+def _resized(image: Image.Image, picture: Image.Image) -> Image.Image:
+    return resize(masks.eight_bit(image), picture.size)
+
+
+def _seen(picture: Image.Image, box: Box, size: Size) -> Image.Image:
+    """The part of the picture in `box` at `size`; over the edges it goes on with their colours."""
+    part = Image.fromarray(_cropped(np.asarray(picture), box), picture.mode)
+    return resize(part, size)
+
+
+def _seen_hole(hole: Hole, box: Box, size: Size) -> Image.Image:
+    """The mask of the part in `box` at `size`: what covers any of a pixel may change it."""
+    part = _cropped(hole, box).astype(np.float32)
+    shrunk = _shrunk(_shrunk(part, size[1]).T, size[0]).T  # (size[1], size[0])
+    return masks.mask_of(shrunk > 0).convert("RGBA")
+
+
+def _shrunk(values: Floats, length: int) -> Floats:
+    """The maximum over the rows that each of `length` rows covers."""
+    edges = np.arange(length + 1) * values.shape[0] / length
+    first = np.floor(edges[:-1]).astype(int)
+    last = np.maximum(np.ceil(edges[1:]).astype(int), first + 1)
+    return np.stack([values[a:b].max(axis=0) for a, b in zip(first, last, strict=True)])
+
+
+def _cropped(values: NDArray[Any], box: Box) -> NDArray[Any]:
+    """`values` (H, W, ...) in `box`; over the edges they are repeated."""
+    height, width = values.shape[:2]
+    rows = np.clip(np.arange(box[1], box[3]), 0, height - 1)
+    columns = np.clip(np.arange(box[0], box[2]), 0, width - 1)
+    return values[rows][:, columns]
+
+
+def _on_box(drawn: Image.Image, box: Box, picture: Size) -> tuple[Image.Image, Box]:
+    """What was drawn, resampled to the box and cut to the picture, and where that lies in the picture."""
+    left, top, right, bottom = box
+    at = (max(0, left), max(0, top), min(picture[0], right), min(picture[1], bottom))
+    scaled = resize(drawn, (right - left, bottom - top))
+    return scaled.crop((at[0] - left, at[1] - top, at[2] - left, at[3] - top)), at
+
+
+def _inner(drawn: Image.Image, box: Box, picture: Size) -> Image.Image:
+    """The part of a drawn whole picture without the padding, in the drawn picture's own pixels."""
+    w, h = box[2] - box[0], box[3] - box[1]
+    share = (-box[0] / w, -box[1] / h, (picture[0] - box[0]) / w, (picture[1] - box[1]) / h)
+    edges = [round(one * side) for one, side in zip(share, (*drawn.size, *drawn.size), strict=True)]
+    left, top = min(edges[0], drawn.width - 1), min(edges[1], drawn.height - 1)
+    return drawn.crop((left, top, max(left + 1, edges[2]), max(top + 1, edges[3])))
+
+
+def _laid(old: Pixels, new: Pixels, weights: Floats) -> Pixels:
+    """`new` (h, w, 4) over `old` (h, w, 3 or 4) by `weights` (h, w); `old` itself where they are 0.
+
+    Where `old` has no alpha and `new` is transparent, the colours around the hole show through.
+    """
+    inside = weights > 0
+    clear = new[..., 3] < 255 if old.shape[-1] == 3 else np.zeros_like(inside)
+    mixed = inside & (clear | (weights < 1))
+    result = np.where((inside & ~mixed)[..., None], new[..., : old.shape[-1]], old)
+    ground = surroundings(old, inside) if (clear & inside).any() else None
+    flat, before, after = result.reshape(-1, old.shape[-1]), old.reshape(-1, old.shape[-1]), new.reshape(-1, 4)
+    places = np.flatnonzero(mixed)
+    for start in range(0, len(places), BAND):
+        at = places[start : start + BAND]
+        behind = None if ground is None else ground.reshape(-1, 3)[at]
+        flat[at] = _mixed(before[at], after[at], weights.reshape(-1)[at, None], behind)
+    return result
+
+
+def _mixed(old: Pixels, new: Pixels, share: Floats, ground: Floats | None) -> Pixels:
+    """(N, 3 or 4) bytes: `share` (N, 1) of `new` (N, 4), laid on `ground` (N, 3) if any, the rest of `old`."""
+    before, after = _premultiplied(old), _premultiplied(new)
+    if ground is not None:
+        after = np.concatenate([after[:, :3] + ground * (1 - after[:, 3:] / 255), np.full_like(share, 255)], axis=1)
+    mixed = before + share * (after - before)  # (N, 4)
+    alpha = mixed[:, 3:]
+    colour = np.where(alpha > 0, mixed[:, :3] * 255 / np.maximum(alpha, 1 / 255), 0)
+    straight = np.concatenate([colour, alpha], axis=1)[:, : old.shape[-1]]
+    bytes_: Pixels = np.clip(straight, 0, 255).round().astype(np.uint8)
+    return bytes_
+
+
+def _premultiplied(pixels: Pixels) -> Floats:
+    """(N, 3 or 4) bytes -> (N, 4), premultiplied, 0 to 255."""
+    alpha = pixels[:, 3:].astype(np.float32) if pixels.shape[-1] == 4 else np.full((len(pixels), 1), 255, np.float32)
+    return np.concatenate([pixels[:, :3] * (alpha / 255), alpha], axis=1)
+
+
+def surroundings(pixels: Pixels, hole: Hole) -> Floats:
+    """`pixels` (H, W, 3) with the hole filled smoothly from around it, by halving until nothing is missing and back.
+
+    Grey where there is nothing around it.
+    """
+    known = ~hole
+    if not known.any():
+        return np.full(pixels.shape, 127.5, np.float32)
+    planes = np.dstack([pixels * known[..., None], known]).astype(np.float32)  # (H, W, 4): weighted colours, weight
+    filled: Floats = _filled(planes)[..., :3]
+    return filled
+
+
+def _filled(planes: Floats) -> Floats:
+    """(H, W, 4), weighted colours and their weight -> the same with every weight 1, holes taken from coarser levels."""
+    weight = planes[..., 3:]
+    own = (planes / np.maximum(weight, 1e-6)).astype(np.float32)
+    if (weight > 0).all():
+        return own
+    height, width = planes.shape[:2]
+    half = (max(1, (width + 1) // 2), max(1, (height + 1) // 2))
+    coarse = _filled(_scaled(planes, half, Image.Resampling.BOX))
+    filled: Floats = np.where(weight > 0, own, _scaled(coarse, (width, height), Image.Resampling.BILINEAR))
+    return filled
+
+
+def _scaled(planes: Floats, size: Size, how: Image.Resampling) -> Floats:
+    scaled = [Image.fromarray(plane).resize(size, how) for plane in np.moveaxis(planes, -1, 0)]
+    return np.stack([np.asarray(plane) for plane in scaled], axis=-1)
+
+
+def _weights(hole: Hole, feather: int) -> Floats:
+    """How much of what was drawn shows, (H, W): 0 outside the hole; inside it rises to 1 over `feather` pixels."""
+    if feather == 0:
+        return hole.astype(np.float32)
+    return np.minimum(1, depth(hole, feather + 1) / (feather + 1)).astype(np.float32)
+
+
+def thickness(hole: Hole) -> int:
+    """How deep the deepest pixel of the hole lies below its edge, at most; 4,096 where it has no edge."""
+    rows, columns = _runs(hole, 4096), _runs(hole.T, 4096).T
+    return int(np.minimum(rows, columns).max()) - 1 if not hole.all() else 4096
+
+
+def depth(hole: Hole, most: int) -> Floats:
+    """Distance (H, W) in pixels to the nearest pixel that stays, up to `most`, and 0 there. Beyond the picture nothing
+    stays. Large distances are measured on a coarser grid, on which what stays has no less room."""
+    if most > FINE:
+        factor = ceil(most / FINE)
+        size = tuple(max(1, side // factor) for side in hole.shape)
+        kept = _shrunk(_shrunk((~hole).astype(np.float32), size[0]).T, size[1]).T > 0
+        coarse = Image.fromarray(depth(~kept, ceil(most / factor)) * factor)
+        fine = np.asarray(coarse.resize(hole.shape[::-1], Image.Resampling.BILINEAR))
+        return np.where(hole, np.clip(fine, 1, most), 0).astype(np.float32)
+    down = _runs(hole, most).astype(np.int32)  # along columns
+    nearest = down**2
+    for shift in range(1, min(most, hole.shape[1])):
+        beside = down[:, shift:] ** 2 + shift**2
+        np.minimum(nearest[:, :-shift], beside, out=nearest[:, :-shift])
+        np.minimum(nearest[:, shift:], down[:, :-shift] ** 2 + shift**2, out=nearest[:, shift:])
+    return np.sqrt(np.minimum(nearest, most**2)).astype(np.float32)
+
+
+def _runs(hole: Hole, most: int) -> NDArray[np.int32]:
+    """Distance (H, W) to the nearest pixel of the same column that stays, up to `most`, and 0 there."""
+    height = len(hole)
+    index = np.arange(height)[:, None]
+    before = np.maximum.accumulate(np.where(hole, -most - height, index), axis=0)
+    after = np.minimum.accumulate(np.where(hole, 2 * height + most, index)[::-1], axis=0)[::-1]
+    return np.minimum(np.minimum(index - before, after - index), most).astype(np.int32)
+
+
+def changed_outside(result: Pixels, original: Pixels, hole: Hole) -> int:
+    """How many pixels outside the hole differ."""
+    return int(((result != original).any(axis=-1) & ~hole).sum())
+
+
+def sources(request: ImageRequest) -> dict[str, Any]:
+    """For the record: the digests of the pictures that a request brings along."""
+    found: dict[str, Any] = {} if request.image is None else {"image_sha256": digest(request.image)}
+    others = {name: getattr(request, name) for name in ("images", "style_images", "subject_images")}
+    others["controls"] = tuple(control.image for control in request.controls)
+    return found | {f"{name}_sha256": [digest(one) for one in many] for name, many in others.items() if many}
+
+
+def digest(image: Image.Image) -> str:
+    """The sha256 of a picture's size and 8-bit pixels, whatever file it came from."""
+    image = masks.eight_bit(image)
+    return sha256(f"{image.mode} {image.width}x{image.height}\n".encode() + image.tobytes()).hexdigest()
