@@ -38,6 +38,7 @@ GROUND = 0.8  # of the background is as asked
 GONE = 0.08  # mean difference (of 1) to the truth where something was removed
 KEPT = 0.08  # mean difference (of 1) to the picture before, in the box of what should stay
 FITS = 0.5  # of the match judge
+SAME = 0.02  # largest difference (of 1) of pixels that the truth leaves alone
 GREY = 0.75  # below transparent pixels, for all comparisons
 CLEAR = 0.1  # alpha of a background that is not there
 BORDER = 2  # pixels around a box that may differ
@@ -137,17 +138,19 @@ def is_done(picture: Image.Image, one: Triple, judges: Judges) -> bool:
 
 
 def what_stays(picture: Image.Image, one: Triple) -> dict[str, bool]:
-    """For each thing that was not named, and for the background, whether it looks as before."""
-    difference = np.abs(plain(picture, one.before.size) - plain(one.before)).mean(-1)  # (H, W)
-    staying = {o["label"]: o["box"] for i, o in enumerate(one.asked["objects"]) if _stays(one, i, o)}
-    found = {name: bool(difference[_inside([box], one.before.size)].mean() < KEPT) for name, box in staying.items()}
+    """For each thing that was not named, and for the background, whether it looks as before, where it should."""
+    before, size = plain(one.before), one.before.size
+    difference = np.abs(plain(picture, size) - before).mean(-1)  # (H, W)
+    stays = np.abs(plain(one.after) - before).max(-1) < SAME
+    areas = {o["label"]: _inside([o["box"]], size) for i, o in enumerate(one.asked["objects"]) if _stays(one, i)}
     if one.kind != "background":
         boxes = [o["box"] for record in (one.given, one.asked) for o in record["objects"]]
-        found["background"] = bool(difference[~_inside(boxes, one.before.size)].mean() < KEPT)
-    return found
+        areas["background"] = ~_inside(boxes, size)
+    areas = {name: area & stays for name, area in areas.items()}
+    return {name: bool(difference[area].mean() < KEPT) for name, area in areas.items() if area.any()}
 
 
-def _stays(one: Triple, index: int, thing: Mapping[str, Any]) -> bool:
+def _stays(one: Triple, index: int) -> bool:
     return one.kind != "style" and index not in one.asked["edit"]["changed"]
 
 
