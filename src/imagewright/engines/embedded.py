@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imagewright.engines.engine import Engine, ModelInfo, capabilities, options_of, seed_of
+from imagewright.engines.engine import Engine, ModelInfo, capabilities, options_of, seed_of, source_of
 from imagewright.engines.runners import runner
 from imagewright.errors import ModelCorruptError, ModelNotFoundError
 from imagewright.request import Adjustment, ImageRequest
@@ -126,6 +126,7 @@ class ExportedModel:
         """`request.n` RGBA pictures at the model's own size."""
         words, adjustments = self.words(request)
         options = options_of(request, self.description["sampling"])
+        source = source_of(request)
         pieces = tuple(self.tokenizer.names(request.prompt, self.description["max_tokens"]))
         images = []
         for index in range(request.n):
@@ -134,7 +135,7 @@ class ExportedModel:
                 watch.told(before * total + done, request.n * total)
 
             one = Watch(told, watch.trace, pieces)
-            images.append(to_picture(self._runner.draw(self, words, options, seed_of(request, index), one)))
+            images.append(to_picture(self._runner.draw(self, words, options, seed_of(request, index), one, source)))
         return images, adjustments
 
     def words(self, request: ImageRequest) -> tuple[dict[str, NDArray[Any]], list[Adjustment]]:
@@ -226,6 +227,7 @@ def _info(path: Path) -> ModelInfo:
         licence=found["licence"],
         capabilities=capabilities(
             found["sampling"],
+            found["runtime"].get("edits", ()),
             size=tuple(found["size"]),
             default_size=tuple(found["default_size"]),
             transparent=found.get("transparent", True),

@@ -27,9 +27,10 @@ from imagewright.request import (
     ImageRequest,
     ImageResult,
 )
+from imagewright.source import Source
 from imagewright.watch import Progress, Watch
 
-__all__ = ["Engine", "ModelInfo", "Progress", "adapt", "capabilities", "options_of", "seed_of"]
+__all__ = ["Engine", "ModelInfo", "Progress", "adapt", "capabilities", "options_of", "seed_of", "source_of", "strength_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +160,7 @@ def _said(name: str) -> str:
     return name.replace("_", " ")
 
 
+STRENGTH = 0.6  # how much of a picture the words change, unless told
 FIELDS = {"steps": "num_inference_steps", "guidance": "guidance_scale"}  # sampling options under another name there
 
 
@@ -168,9 +170,13 @@ def options_of(request: ImageRequest, sampling: Mapping[str, Any]) -> dict[str, 
     return {name: default if asked[name] is None else asked[name] for name, default in sampling.items()}
 
 
-def capabilities(sampling: Mapping[str, Any], **others: Any) -> Capabilities:
-    """What a model of ours can do, told by its sampling options and their defaults; `others` go in as they are."""
+def capabilities(sampling: Mapping[str, Any], edits: Sequence[str] = (), **others: Any) -> Capabilities:
+    """What a model of ours can do, told by its sampling options with their defaults and by the edits that it knows
+    (Technique.edits); `others` go in as they are."""
     return Capabilities(
+        image="image" in edits,
+        mask="mask" in edits,
+        features=tuple(name for name in FEATURES if name in edits),
         negative_prompt="guidance" in sampling,
         steps="steps" in sampling,
         guidance="guidance" in sampling,
@@ -180,6 +186,20 @@ def capabilities(sampling: Mapping[str, Any], **others: Any) -> Capabilities:
         default_guidance=sampling.get("guidance"),
         **others,
     )
+
+
+def source_of(request: ImageRequest) -> Source | None:
+    """The picture that `request`, at the model's own size, starts from."""
+    if request.image is None:
+        return None
+    return Source.of(request.image, request.mask, strength_of(request), request.instruction)
+
+
+def strength_of(request: ImageRequest) -> float:
+    """How much of its image a request changes: what it says, or STRENGTH; all of a hole, all that is instructed."""
+    if request.strength is not None:
+        return request.strength
+    return STRENGTH if request.mask is None and not request.instruction else 1.0
 
 
 def seed_of(request: ImageRequest, index: int) -> int:

@@ -10,13 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagewright.models.tokens import Choice, Codes, Drawing, Floats, onlooker, raster, scales, uniforms
+from imagewright.source import Source
 from imagewright.watch import Watch
 
 PARTS = ("decoder",)  # and prefix and step, or network
 
 
 def draw(
-    model: Any, words: Mapping[str, NDArray[Any]], options: Mapping[str, Any], seed: int, watch: Watch
+    model: Any,
+    words: Mapping[str, NDArray[Any]],
+    options: Mapping[str, Any],
+    seed: int,
+    watch: Watch,
+    source: Source | None = None,
 ) -> NDArray[np.float32]:
     """The pixels (1, 4, H, W) of one picture."""
     shape = tuple(model.runtime["shape"])

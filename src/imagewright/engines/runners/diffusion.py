@@ -13,15 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagewright.models.samplers import PROCESSES, SAMPLERS, guided, noise_source, observed, word_maps
+from imagewright.models.start import anchored, begin, start_of
+from imagewright.source import Source
 from imagewright.watch import Watch
 
 PARTS = ("denoiser", "decoder")
 Floats = NDArray[np.float32]
 
 
-def draw(model: Any, words: Mapping[str, Any], options: Mapping[str, Any], seed: int, watch: Watch) -> Floats:
+def draw(
+    model: Any,
+    words: Mapping[str, Any],
+    options: Mapping[str, Any],
+    seed: int,
+    watch: Watch,
+    source: Source | None = None,
+) -> Floats:
     """The pixels (1, 4, H, W) of one picture."""
-    return decode(model, sample(model, words, options, seed, watch))
+    return decode(model, sample(model, words, options, seed, watch, source))
 
 
 def decode(model: Any, latents: Floats) -> Floats:
@@ -30,15 +39,32 @@ def decode(model: Any, latents: Floats) -> Floats:
     return pixels
 
 
-def sample(model: Any, words: Mapping[str, Any], options: Mapping[str, Any], seed: int, watch: Watch) -> Floats:
+def encode(model: Any, pixels: Floats) -> Floats:
+    """Pixels (1, 4, H, W) -> latents (1, C, h, w)."""
+    latents: Floats = model.run("encoder", pixels=pixels.astype(np.float32))[0]
+    return latents
+
+
+def sample(
+    model: Any,
+    words: Mapping[str, Any],
+    options: Mapping[str, Any],
+    seed: int,
+    watch: Watch,
+    source: Source | None = None,
+) -> Floats:
     """The latents (1, C, h, w) of one picture."""
-    shape = tuple(model.runtime["latent"])
-    process, steps = PROCESSES[model.runtime["process"]](), options["steps"]
-    times = process.times(steps)
+    shape, process = tuple(model.runtime["latent"]), PROCESSES[model.runtime["process"]]()
+    noise = noise_source(seed, (1, *shape))
+    start = start_of(source, lambda pixels: encode(model, pixels), shape)
+    begun, times = begin(start, start.origin, noise(), process, options["steps"])
+    steps = len(times) - 1
     pieces = watch.words if watch.tracing else ()
     maps: dict[float, Floats] = {}
-    known = {"known": np.zeros((2, *shape), np.float32), "mask": np.zeros((2, 1, *shape[1:]), np.float32)}
-    condition = {**words, **known}
+    condition = {
+        **words,
+        **{name: np.repeat(x, 2, axis=0) for name, x in (("known", start.known), ("mask", start.mask))},
+    }
     outputs = ["denoised", "attention"] if pieces else ["denoised"]
 
     def rows(x: Floats, t: float, count: int) -> Floats:
@@ -61,9 +87,8 @@ def sample(model: Any, words: Mapping[str, Any], options: Mapping[str, Any], see
             watch.shown("step", step, decode(model, estimate)[0], t=t, sigma=process.levels(t)[1])
 
     denoise = guided(lambda x, t: rows(x, t, 1), both, options["guidance"], tuple(options["interval"]))
-    noise = noise_source(seed, (1, *shape))
-    sampler = SAMPLERS[options["sampler"]]
-    x: Floats = sampler(observed(denoise, times, seen), process.start(noise()), times, process, noise)
+    denoise = observed(anchored(denoise, start.known, start.mask), times, seen)
+    x: Floats = SAMPLERS[options["sampler"]](denoise, begun, times, process, noise)
     watch.told(steps, steps)
     if maps:
         watch.shown("attention", steps, word_maps(maps, len(pieces)), words=list(pieces))

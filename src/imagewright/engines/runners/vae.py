@@ -9,13 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagewright.models.samplers import noise_source
+from imagewright.source import Source
 from imagewright.watch import Watch
 
 PARTS = ("generator",)
 Floats = NDArray[np.float32]
 
 
-def draw(model: Any, words: Mapping[str, NDArray[Any]], options: Mapping[str, Any], seed: int, watch: Watch) -> Floats:
+def draw(
+    model: Any,
+    words: Mapping[str, NDArray[Any]],
+    options: Mapping[str, Any],
+    seed: int,
+    watch: Watch,
+    source: Source | None = None,
+) -> Floats:
     """The pixels (1, 4, H, W) of one picture; a traced one shows what each level adds to those above."""
     levels = model.runtime["levels"]
     code = noise_source(seed, (1, sum(levels)))() * np.float32(options["temperature"])
