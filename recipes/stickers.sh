@@ -4,7 +4,7 @@
 # TECHNIQUE is diffusion, gan, autoregressive, vae or judges. The first run draws the sticker set (about eight minutes
 # on two cores); GAN and diffusion share an autoencoder. Every part goes on where it stopped: give the same command
 # again. With a GPU: recipes/stickers.sh diffusion build gpu. At toy size, in a few minutes:
-#   recipes/stickers.sh diffusion build tiny --set steps=50
+#   LIMIT=400 SCENES=100 EDITS=100 recipes/stickers.sh diffusion build tiny --set steps=50
 # SOURCE may name a folder with the pinned packages, where there is no network.
 set -euo pipefail
 technique=${1:?Name a technique: diffusion, gan, autoregressive, vae or judges.}
@@ -16,7 +16,7 @@ here=$(dirname "$0")
 size=128
 [ "$preset" = tiny ] && size=32
 [ -e "$folder/data/manifest.json" ] || imagewright data stickers "$folder/data" --size "$size" \
-  --scenes "${SCENES:-12000}" ${SOURCE:+--from "$SOURCE"} ${LIMIT:+--limit "$LIMIT"}
+  --scenes "${SCENES:-12000}" --edits "${EDITS:-24000}" ${SOURCE:+--from "$SOURCE"} ${LIMIT:+--limit "$LIMIT"}
 
 if [ "$technique" = judges ]; then
   python "$here/../scripts/judges.py" train "$folder/data" "$folder/judges"
@@ -49,7 +49,12 @@ vae) first=() ;;
 esac
 if [ "$preset" = cpu ]; then
   case $technique in
-  diffusion) small=(--set steps=4000 --set cooldown=0.3) finish+=(--guidance 4 --rank 0) ;;
+  diffusion) # learned pictures first, and instructions from there
+    train diffusion "$folder/diffusion-pictures" "${first[@]}" \
+      --set steps=4000 --set cooldown=0.3 --set model.edit_share=0 "$@"
+    small=(--from "$folder/diffusion-pictures" --set steps=3600 --set lr=6e-4 --set muon_lr=0.012)
+    small+=(--set cooldown=0.5 --set model.edit_share=0.4) finish+=(--guidance 4 --rank 0)
+    ;;
   gan) small=(--set steps=3500) finish+=(--rank 2 --truncation 0.8) ;;
   autoregressive) small=(--set model.width=160 --set model.depth=5 --set model.heads=5 --set steps=2050 --set cooldown=0.35) finish+=(--rank 1 --without encoder) ;;
   vae)

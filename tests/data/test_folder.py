@@ -210,3 +210,19 @@ def test_five_percent_are_held_out_by_the_hash_of_the_file(tmp_path: Path) -> No
     assert held == {i for i, record in enumerate(opened.records) if int(record["sha256"], 16) % 20 == 0}
     assert 0 < len(held) < 20
     assert not held & set(opened.indices(0, 0, 5000).tolist())
+
+
+def test_edits_name_the_picture_before_and_the_instruction(tmp_path: Path) -> None:
+    for index, name in enumerate(("cat", "blue_cat", "green_cat", "lost_cat")):
+        Image.new("RGB", (8, 8), (40 * index, 9, 9)).save(tmp_path / f"{name}.png")
+    rows = [
+        {"file_name": "blue_cat.png", "before": "cat.png", "instruction": "make it  blue"},
+        {"file_name": "green_cat.png", "before": "cat.png"},
+        {"file_name": "lost_cat.png", "before": "gone.png", "instruction": "make it lost"},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = read_folder(tmp_path)
+    edits = {record["file_name"]: record["edit"] for record in report.records if record["kind"] == "edit"}
+    assert edits == {"blue_cat.png": {"kind": "own", "instruction": "make it blue"}}
+    reasons = {skip.file_name: skip.reason for skip in report.skipped}
+    assert "needs both" in reasons["green_cat.png"] and "gone.png" in reasons["lost_cat.png"]

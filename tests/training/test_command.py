@@ -1,6 +1,7 @@
 """`imagewright train` from a folder of pictures: two stages, resumed, and clear words about what is wrong."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,27 @@ def test_two_stages_train_and_the_same_command_goes_on(folder: Path, tmp_path: P
     autoencoder = load_model(tmp_path / "run" / "autoencoder")
     for name, tensor in autoencoder.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[f"encoder.autoencoder.{name}"])
+
+
+def test_pairs_with_an_instruction_are_learned_from_a_run_on(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(folder, data, ignore=shutil.ignore_patterns(".cache"))
+    names = sorted(path.name for path in data.glob("*.png"))
+    lines = [{"file_name": b, "before": a, "instruction": "turn it"} for a, b in zip(names, names[20:], strict=False)]
+    (data / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run("diffusion", folder, "tiny", tmp_path / "base", QUICK)
+    assert load_model(tmp_path / "base").config.edit_share == 0, "this folder has no pairs, so nothing is claimed"
+    changed = {name: value for name, value in QUICK.items() if not name.startswith("autoencoder")} | {"lr": "1e-9"}
+    stage = tmp_path / "base" / "autoencoder"
+    start = {"first_stage": stage, "start": tmp_path / "base"}
+    run("diffusion", data, "tiny", tmp_path / "run", changed | {"muon_lr": "1e-9"}, **start)  # type: ignore[arg-type]
+    base, tuned = load_model(tmp_path / "base"), load_model(tmp_path / "run")
+    assert tuned.config.edit_share > 0
+    for name, tensor in base.network.state_dict().items():
+        assert torch.allclose(tensor, tuned.network.state_dict()[name], atol=1e-5), name
+    deeper = changed | {"network.depth": "1"}
+    with pytest.raises(OptionError, match="another shape"):
+        run("diffusion", data, "tiny", tmp_path / "other", deeper, **start)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("technique", TRAINABLE)

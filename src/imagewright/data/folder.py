@@ -1,9 +1,9 @@
 """A user's own folder of captioned pictures, read and checked; each picture left out is named with a reason.
 
-Captions come from `metadata.jsonl` or `metadata.csv` (file_name, text, and optionally tags, style, base,
-author, licence, split), from a text file beside the picture (`cat.png`, `cat.txt`), or from the file's name
-(`red_fox-01.png` -> "red fox"). A picture whose licence is not stated is the user's own responsibility and
-is recorded as `user-supplied`.
+Captions come from `metadata.jsonl` or `metadata.csv` (file_name, text, and optionally tags, style, base, author,
+licence, split; before and instruction where a picture was edited from another), from a text file beside the picture
+(`cat.png`, `cat.txt`), or from the file's name (`red_fox-01.png` -> "red fox"). A picture whose licence is not stated
+is the user's own responsibility and is recorded as `user-supplied`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 OTHER_PICTURES = frozenset({".gif", ".bmp", ".svg", ".tif", ".tiff", ".avif", ".heic", ".psd", ".ico"})
 CAMERA_NAME = re.compile(r"^(?:img|dsc[nf]?|pxl|p|image|photo|picture|screenshot|untitled)?$", re.IGNORECASE)
-READER = 1  # raised when the rules below change, so that a cached report is read anew
+READER = 2  # raised when the rules below change, so that a cached report is read anew
 Record = dict[str, Any]
 
 
@@ -137,10 +137,19 @@ def _read(folder: Path, files: list[Path]) -> FolderReport:
             report.records.append(record)
             if made_by_model:
                 report.warnings.append(f"{name} says that a model made it")
+    _drop_orphans(report)
     if report.records and not any(record["split"] == splits.TRAIN for record in report.records):
         for record in report.records:  # a handful of pictures, all held out by chance
             record["split"] = splits.TRAIN
     return report
+
+
+def _drop_orphans(report: FolderReport) -> None:
+    """Leave out edits whose picture before cannot be used."""
+    usable = {record["file_name"] for record in report.records}
+    for record in [r for r in report.records if r.get("before", r["file_name"]) not in usable]:
+        report.records.remove(record)
+        report.skipped.append(Skipped(record["file_name"], f"it was edited from {record['before']}, which is unusable"))
 
 
 class Unusable(Exception):
@@ -221,7 +230,19 @@ def read_picture(folder: Path, name: str, told: Record, seen: dict[str, str]) ->
         "author": str(told.get("author") or "not stated"),
         "licence": str(licence),
         "consent": "the user supplied it" if licence == USER_SUPPLIED else f"published under {licence}, says the user",
+        **_edit(told),
     }, marks.ai_generated
+
+
+def _edit(told: Record) -> Record:
+    """What makes a picture the result of an instruction: the picture `before`, and the words."""
+    before, words = str(told.get("before") or ""), " ".join(str(told.get("instruction") or "").split())
+    if not before and not words:
+        return {}
+    if not before or not words or not inside(before):
+        raise Unusable("an edit needs both `before`, a picture in this folder, and `instruction`")
+    told_edit = {"kind": "own", "instruction": words}
+    return {"kind": "edit", "before": PurePosixPath(before).as_posix(), "edit": told_edit}
 
 
 def _bytes(path: Path) -> bytes:

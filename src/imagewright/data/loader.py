@@ -91,6 +91,7 @@ class CaptionedFolder:
             i
             for i, record in enumerate(self.records)
             if record["split"] in (STYLE_HOLDOUT, HOLDOUT)
+            and "before" not in record
             and not record.get("tone")
             and (scenes or record.get("kind") != "scene")
         ]
