@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import cache, partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from PIL import Image
 
 from imagewright import __version__, cli_compare, cli_evaluation, cli_explore, cli_training
 from imagewright import cli_options as opt
+from imagewright import prompt as language
 from imagewright.cli_output import (
     Target,
     note,
@@ -26,8 +28,10 @@ from imagewright.cli_output import (
     size_text,
     table,
 )
-from imagewright.errors import ImagewrightError, PromptError
-from imagewright.request import ImageRequest, ImageResult
+from imagewright.errors import ImagewrightError, PromptError, RequestError
+from imagewright.pictures import open_picture
+from imagewright.request import ImageRequest, ImageResult, joined
+from imagewright.watch import Progress
 from imagewright.workshop import Workshop
 
 if TYPE_CHECKING:
@@ -118,6 +122,9 @@ def generate(
     background: opt.Background = "auto",
     output_format: opt.Format = None,
     output_compression: opt.Compression = 100,
+    wildcards: opt.Wildcards = None,
+    repeat: opt.Repeat = None,
+    plain: opt.Plain = False,
     trace: opt.Trace = None,
     open_it: opt.OpenIt = False,
     as_json: opt.AsJson = False,
@@ -127,17 +134,56 @@ def generate(
 ) -> None:
     """Make pictures from words.
 
-    Each file carries how it was made (prompt, model, seed) and a signed credential; --no-metadata leaves
-    both out.
+    The prompt may hold weights (red:1.3), alternatives {a,b} and Midjourney's parameters, as --ar 3:2; write it in
+    quotes. See docs/prompt.md. Each file carries how it was made (prompt, model, seed) and a signed credential;
+    --no-metadata leaves both out.
     """
-    target = Target.parse(output, output_format, n)
-    request = _request(context.params, size=parse_size(size), output_format=target.output_format)
-    tracer = _tracer(trace)
-    with progress_bar("drawing", shown=not quiet) as progress:
-        result = Workshop().make(request, progress, tracer)
-    if tracer:
-        tracer.finish(result[0], result.records[0])
-    paths, warnings = _save(result, target, with_metadata=not no_metadata, require=require_credential)
+    read = language.plain if plain else partial(language.parse, wildcards=wildcards)
+    jobs = read(_utf8(prompt), seed=seed, n=n, repeat=repeat)
+    target = Target.parse(output, output_format, sum(job.fields.get("n", n) for job in jobs))
+    asked = {**_asked(context.params), "output_format": target.output_format}
+    if size is not None:
+        asked["size"] = parse_size(size)
+    requests = [job.request(cache(open_picture), **asked) for job in jobs]
+    done: list[tuple[ImageResult, list[Path], list[str]]] = []
+    try:
+        with progress_bar("drawing", shown=not quiet) as progress:
+            for result in _made(requests, progress, trace):
+                done.append((result, *_save(result, target, not no_metadata, require_credential)))
+    finally:  # what was made is told, also when a later one fails
+        if done:
+            _tell(done, as_json, quiet, open_it)
+
+
+def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a command's options that are fields of a request and were given."""
+    named = {field.name: field.default for field in fields(ImageRequest) if field.name not in ("prompt", "size")}
+    given = {name: options[name] for name, default in named.items() if options.get(name, default) != default}
+    return given | {name: _utf8(given[name]) for name in ("negative_prompt",) if name in given}
+
+
+def _made(requests: Sequence[ImageRequest], progress: Progress | None, trace: Path | None) -> Iterator[ImageResult]:
+    """The result of each request, one after the other."""
+    if trace is not None and len(requests) > 1:
+        raise RequestError("A trace follows one picture.", "Make them first, then trace the one you like by its seed.")
+    workshop, tracer = Workshop(), _tracer(trace)
+    for index, request in enumerate(requests):
+
+        def told(step: int, steps: int, before: int = index) -> None:
+            if progress is not None:
+                progress(before * steps + step, len(requests) * steps)
+
+        result = workshop.make(request, told, tracer)
+        if tracer:
+            tracer.finish(result[0], result.records[0])
+        yield result
+
+
+def _tell(done: Sequence[tuple[ImageResult, list[Path], list[str]]], as_json: bool, quiet: bool, open_it: bool) -> None:
+    """Says what was made, with all that was changed on the way."""
+    result = joined([result for result, _, _ in done])
+    paths = [path for _, some, _ in done for path in some]
+    warnings = list(dict.fromkeys(warning for _, _, some in done for warning in some))
     for line in (*_choices(result), *(str(adjustment) for adjustment in result.adjustments), *warnings):
         note(line)
     if as_json:
@@ -147,13 +193,6 @@ def generate(
     if open_it:
         for path in paths:
             typer.launch(str(path))
-
-
-def _request(options: Mapping[str, Any], **parsed: Any) -> ImageRequest:
-    """The request of a command's options, each of which has the name of its field."""
-    named = {field.name: options[field.name] for field in fields(ImageRequest) if field.name in options}
-    texts = {name: _utf8(options[name]) for name in ("prompt", "negative_prompt")}
-    return ImageRequest(**{**named, **texts, **parsed})
 
 
 def _tracer(folder: Path | None) -> Trace | None:

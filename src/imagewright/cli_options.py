@@ -33,8 +33,12 @@ Output = Annotated[
     Path | None,
     typer.Option("-o", "--output", help="A picture file (replaced) or a folder. Default: ./PROMPT-SEED.png"),
 ]
+Plain = Annotated[bool, typer.Option("--plain", help="Take the prompt as it is, without the prompt language.")]
 Prompt = Annotated[str, typer.Argument(help="What the picture should show.", show_default=False)]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print paths only.")]
+Repeat = Annotated[
+    int | None, typer.Option(min=1, max=64, help="Make it so often, each time with the seeds that follow.")
+]
 RequireCredential = Annotated[
     bool, typer.Option("--require-credential", help="Fail where the picture cannot be signed.")
 ]
@@ -52,3 +56,6 @@ TopK = Annotated[int | None, typer.Option(help="Draw each token from the k likel
 TopP = Annotated[float | None, typer.Option(help="Draw each token from the likeliest with this share of the odds.")]
 Trace = Annotated[Path | None, typer.Option(help="A new folder that shows how the picture came about, step by step.")]
 Truncation = Annotated[float | None, typer.Option(help="A GAN's psi: 1 has all its variety, 0 is its mean picture.")]
+Wildcards = Annotated[
+    Path | None, typer.Option(help="A folder of text files: __name__ in the prompt is a line of name.txt.")
+]

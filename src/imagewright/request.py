@@ -7,8 +7,8 @@ Words are OpenAI's first (`prompt n size quality background output_format image 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from PIL import Image
@@ -280,3 +280,15 @@ class ImageResult:
 
     def __getitem__(self, index: int) -> Image.Image:
         return self.images[index]
+
+
+def joined(results: Sequence[ImageResult]) -> ImageResult:
+    """The pictures of several results, at least one, as one: the model and size are the first's."""
+    adjustments = list(dict.fromkeys(adjustment for result in results for adjustment in result.adjustments))
+    return replace(
+        results[0],
+        images=tuple(image for result in results for image in result.images),
+        records=tuple(record for result in results for record in result.records),
+        adjustments=tuple(adjustments),
+        seconds=sum(result.seconds for result in results),
+    )

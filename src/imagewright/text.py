@@ -7,6 +7,7 @@ near its word. An emoji or another symbol is read by its Unicode name.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 import zlib
 from collections.abc import Sequence
@@ -57,6 +58,32 @@ class Tokenizer:
                 grams[row, piece, : len(buckets)] = buckets
             cut.append(len(encoding.ids) - len(kept))
         return ids, grams, mask, cut
+
+    def weights(
+        self, text: str, emphasis: Sequence[tuple[int, int, float]], max_tokens: int = MAX_TOKENS
+    ) -> NDArray[np.float32]:
+        """The weight (L,) of each token: that of the span (from, to, weight) of `text` in which it begins, else 1."""
+        by_character = np.ones(len(text) + 1, np.float32)
+        for start, end, weight in emphasis:
+            by_character[start:end] = weight
+        weights = np.ones(max_tokens, np.float32)
+        starts = self._starts(text)[:max_tokens]
+        weights[: len(starts)] = by_character[starts]
+        return weights
+
+    def unread(self, text: str, max_tokens: int = MAX_TOKENS) -> str:
+        """The end of a text that is cut off, from the word of the first token behind `max_tokens`; empty if none is."""
+        starts = self._starts(text)
+        if len(starts) <= max_tokens:
+            return ""
+        read = text[: starts[max_tokens]]
+        return text[len(read) - len(re.split(r"\s", read)[-1]) :].strip()
+
+    def _starts(self, text: str) -> list[int]:
+        """Where in `text` each token begins."""
+        offsets = self.pieces.encode(spell_symbols(text), add_special_tokens=False).offsets
+        came_from = [index for index, character in enumerate(text) for _ in _spell(character)]
+        return [came_from[start] for start, _ in offsets]
 
     def names(self, text: str, max_tokens: int = MAX_TOKENS) -> list[str]:
         """The word pieces of a text as text, one a token."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,8 @@ def generate(prompt: str, *, plain: bool = False, wildcards: Path | None = None,
     `fields` are ImageRequest's (n, size, seed, style, model) and win over the prompt's parameters, which is said.
     `wildcards` is the folder of `__name__` files. Writes no file. Raises RequestError, PictureError, ModelError.
     """
-    counts = {"seed": fields.get("seed"), "n": fields.get("n", 1)}
-    jobs = language.plain(prompt) if plain else language.parse(prompt, wildcards=wildcards, **counts)
+    read = language.plain if plain else partial(language.parse, wildcards=wildcards)
+    jobs = read(prompt, seed=fields.get("seed"), n=fields.get("n", 1))
     requests = [job.request(open_picture, **fields) for job in jobs]
     return joined([_shared().make(request) for request in requests])
 

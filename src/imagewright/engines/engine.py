@@ -2,7 +2,8 @@
 
 `Engine.generate` finds the model, adapts the request to the model's declared capabilities (every change becomes an
 `Adjustment`), calls `_generate`, and wraps the pictures with their records. An engine writes only `models` and
-`_generate`.
+`_generate`. Where a picture is edited, the engine gets a cut of it at the model's size, and what it draws is set back
+here (editing/place.py), so that no engine can change what the mask keeps.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from PIL import Image
 
+from imagewright.editing import place
+from imagewright.engines import relative
 from imagewright.errors import ModelNotFoundError, UnsupportedError
 from imagewright.models.samplers import SAMPLERS
 from imagewright.request import (
@@ -30,7 +33,17 @@ from imagewright.request import (
 from imagewright.source import Source
 from imagewright.watch import Progress, Watch
 
-__all__ = ["Engine", "ModelInfo", "Progress", "adapt", "capabilities", "options_of", "seed_of", "source_of", "strength_of"]
+__all__ = [
+    "Engine",
+    "ModelInfo",
+    "Progress",
+    "adapt",
+    "capabilities",
+    "options_of",
+    "seed_of",
+    "source_of",
+    "strength_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +74,10 @@ class Engine(ABC):
     def _generate(
         self, request: ImageRequest, model: ModelInfo, watch: Watch
     ) -> tuple[list[Image.Image], list[Adjustment]]:
-        """`request.n` RGBA or RGB pictures for an adapted request (every field is set and within capabilities)."""
+        """`request.n` RGBA or RGB pictures for an adapted request (every field is set and within capabilities).
+
+        Its `image` and `mask` (RGBA, transparent where it may change) have `request.size`, the model's own.
+        """
 
     def find(self, name: str | None) -> ModelInfo:
         """The model called `name` (None: the default). Raises ModelNotFoundError."""
@@ -77,12 +93,18 @@ class Engine(ABC):
         """Pictures for `request`, with records and adjustments. Raises RequestError and ModelError."""
         model = self.find(request.model)
         adapted, adjustments = adapt(request, model.capabilities)
+        cut, said = place.cut(adapted, model.capabilities)
         start = time.perf_counter()
-        images, more = self._generate(adapted, model, watch)
+        images, more = self._generate(cut.request if cut else adapted, model, watch)
+        if cut:
+            images = [cut.restored(image) for image in images]
         seconds = time.perf_counter() - start
-        adjustments = [*adjustments, *more]
+        adjustments = [*adjustments, *said, *more]
         records = tuple(
-            _record(adapted, model, index, image, adjustments, seconds) for index, image in enumerate(images)
+            _record(adapted, model, index, image, adjustments, seconds)
+            | place.sources(adapted)
+            | (cut.told() if cut else {})
+            for index, image in enumerate(images)
         )
         return ImageResult(
             images=tuple(images),
@@ -118,7 +140,7 @@ def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[
             raise UnsupportedError(f"This model has no {_said(name)}.", "Choose one that has: imagewright models")
     if request.background == "transparent" and not can.transparent:
         raise UnsupportedError("This model cannot make a transparent background.", "Use another background.")
-    made: list[Adjustment] = []
+    made = list(request.adjustments)
     changes: dict[str, Any] = {}
 
     def bend(name: str, used: Any, reason: str) -> None:
@@ -140,17 +162,36 @@ def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[
             bend(name, None, f"this model has no {name}")
     for name in unheard:
         bend(name, _PLAIN[name], f"this model has no {_said(name)}")
-    if request.size is None:
-        changes["size"] = can.default_size or can.size
+    for name, used, reason in (*_kept(request), *relative.unmet(request, can)):
+        bend(name, used, reason)
+    if request.image is not None:
+        changes["strength"] = strength_of(request)
+        changes["size"] = request.image.size if request.size is None or request.mask else request.size
+    elif request.size is None:
+        changes["size"] = relative.size_of(request, can)
     elif request.size != can.size and not can.any_size:
         bend("size", can.size, "this model makes one size only")
     if can.seed and request.seed is None:
         changes["seed"] = secrets.randbelow(MAX_SEED)
     if can.steps and request.num_inference_steps is None:
-        changes["num_inference_steps"] = can.default_steps
+        changes["num_inference_steps"] = relative.steps_of(request, can)
     if can.guidance and request.guidance_scale is None:
-        changes["guidance_scale"] = can.default_guidance
+        changes["guidance_scale"] = relative.guidance_of(request, can)
     return replace(request, **changes), made
+
+
+def _kept(request: ImageRequest) -> Iterator[tuple[str, Any, str]]:
+    """What a request with a mask cannot have (field, used instead, reason)."""
+    if request.image is None or request.mask is None:
+        return
+    if request.size not in (None, request.image.size):
+        yield "size", request.image.size, "what the mask keeps stays as it is"
+    if request.background != "auto":
+        yield "background", "auto", "what the mask keeps stays as it is"
+    lossy = request.output_format == "webp" and request.output_compression < 100
+    if request.output_format == "jpeg" or lossy:
+        reason = "every pixel is stored anew, with losses, also what the mask keeps; png has none"
+        yield "output_format", request.output_format, reason
 
 
 _PLAIN = {f.name: f.default for f in fields(ImageRequest) if f.name in FEATURES}  # what a feature not asked for has
@@ -208,6 +249,9 @@ def seed_of(request: ImageRequest, index: int) -> int:
     return (request.seed + index) % MAX_SEED
 
 
+_TOLD = ("emphasis", "variety", "weird", "stop", "tile", "prompt_template", "prompt_choices")  # where they were used
+
+
 def _record(
     request: ImageRequest,
     model: ModelInfo,
@@ -233,6 +277,7 @@ def _record(
         "guidance_scale": request.guidance_scale,
         "sampler": request.sampler,
         **{name: getattr(request, name) for name in EXTRA_OPTIONS if getattr(request, name) is not None},
+        **{name: getattr(request, name) for name in _TOLD if getattr(request, name) != getattr(ImageRequest, name)},
         "background": request.background,
         "size": list(image.size),
         "adjustments": [asdict(a) for a in adjustments],

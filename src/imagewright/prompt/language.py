@@ -89,9 +89,9 @@ def parse(
     return [replace(job, template=text) if job.choices else job for job in jobs]
 
 
-def plain(text: str) -> list[Parsed]:
-    """The one job of a text that is taken as it is."""
-    return [Parsed(prompt=text)]
+def plain(text: str, *, seed: int | None = None, n: int = 1, repeat: int | None = None) -> list[Parsed]:
+    """The jobs of a text that is taken as it is: one, or as many as `repeat` says."""
+    return [_seeded(Parsed(prompt=text), seed, index * n) for index in range(repeat or 1)]
 
 
 def _jobs(branch: Branch, files: Wildcards, seed: int | None, n: int, repeat: int | None) -> list[Parsed]:
@@ -125,7 +125,7 @@ _COUNTED = ("seed", "repeat")
 
 
 def _seeded(job: Parsed, seed: int | None, further: int, **counted: int) -> Parsed:
-    own = {} if seed is None else {"seed": (seed + further) % MAX_SEED}
+    own = {} if seed is None else {"seed": (seed + further) % MAX_SEED if further else seed}
     return replace(job, fields={**job.fields, **own, **counted})
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from imagewright.errors import ModelNotFoundError, RequestError, UnsupportedError
 from imagewright.refine import judge, realism
-from imagewright.request import MAX_SEED, Adjustment, ImageRequest, ImageResult
+from imagewright.request import MAX_SEED, Adjustment, ImageRequest, ImageResult, joined
 from imagewright.watch import Watch
 
 TRIES = 8  # where a bar is set and no number of tries
@@ -119,7 +119,7 @@ def choose(draw: Draw, request: ImageRequest, judges: Judges, watch: Watch = Wat
                 break
         chosen.append(_best(tried))
         request = replace(request, seed=_next(tried[-1].seed))
-    return _joined(chosen)
+    return joined(chosen)
 
 
 def _attempts(draw: Draw, request: ImageRequest, tries: int, progress: Callable[[int], Watch]) -> Iterator[ImageResult]:
@@ -164,15 +164,4 @@ def _best(tried: Sequence[Try]) -> ImageResult:
         records=({**made.records[0], "refine": [step]},),
         adjustments=(*made.adjustments, *unmet),
         seconds=sum(one.result.seconds for one in tried),
-    )
-
-
-def _joined(results: Sequence[ImageResult]) -> ImageResult:
-    adjustments = list(dict.fromkeys(adjustment for result in results for adjustment in result.adjustments))
-    return replace(
-        results[0],
-        images=tuple(result[0] for result in results),
-        records=tuple(result.records[0] for result in results),
-        adjustments=tuple(adjustments),
-        seconds=sum(result.seconds for result in results),
     )
