@@ -1,0 +1,303 @@
+"""How long a picture will take, told before it starts: operations counted, and a second's calibration.
+
+The operations of one denoising step and of the decoder are counted on meta tensors (shapes without numbers), apart
+for convolutions, matrix products and attention, since machines run these at rates of their own. The rates are
+measured once for each machine, number format and backend, on layers like Stable Diffusion's, and kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, astuple, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from platformdirs import user_cache_path
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from imagewright.engines.pretrained import fast
+
+NOTE_FROM = 20.0  # seconds: a run longer than this is announced
+_LEAST = 0.25  # seconds that each calibration takes
+_CLIP_TOKENS, _T5_TOKENS = 77, 256
+
+
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations by kind."""
+
+    convolution: float = 0.0
+    product: float = 0.0
+    attention: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.convolution + self.product + self.attention
+
+    def seconds(self, rates: Rates) -> float:
+        """How long this takes at `rates`."""
+        return float(sum(amount / rate for amount, rate in zip(astuple(self), astuple(rates), strict=True)))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Operations a second, by kind."""
+
+    convolution: float
+    product: float
+    attention: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take: seconds in all, of a step and of decoding, and the operations (FLOP) in all."""
+
+    seconds: float
+    step_seconds: float
+    decode_seconds: float
+    flops: float
+    steps: int
+
+    @property
+    def long(self) -> bool:
+        """Whether it is worth a word before the start."""
+        return self.seconds > NOTE_FROM
+
+    def __str__(self) -> str:
+        return f"about {_span(self.seconds)}: {self.steps} steps of {_span(self.step_seconds)}"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds:.2g} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def estimate(pipe: Any, width: int, height: int, steps: int, guidance: float, images: int = 1) -> Estimate:
+    """What `steps` steps of a loaded pipeline will take at `width` x `height` pixels, decoding included."""
+    denoiser = next(m for m in (getattr(pipe, "unet", None), getattr(pipe, "transformer", None)) if m is not None)
+    guided = guidance > 1 and not denoiser.config.get("guidance_embeds")
+    rows = images * (2 if guided else 1)
+    side = getattr(pipe, "vae_scale_factor", 8)
+    step = denoising(denoiser, height // side, width // side, rows)
+    decode = decoding(getattr(pipe, "vae", None), height // side, width // side, images)
+    text = reading(
+        [m for name, m in pipe.components.items() if name.startswith("text_encoder") and m is not None], rows
+    )
+    device = str(getattr(pipe, "_execution_device", "cpu"))
+    rates = calibrated(denoiser.dtype, device, fast.attached(pipe))
+    own = calibrated(denoiser.dtype, device, False)  # text encoders stay with torch
+    step_seconds, decode_seconds = step.seconds(rates), decode.seconds(rates)
+    return Estimate(
+        steps * step_seconds + decode_seconds + text.seconds(own),
+        step_seconds,
+        decode_seconds,
+        steps * step.total + decode.total + text.total,
+        steps,
+    )
+
+
+def denoising(module: nn.Module, height: int, width: int, rows: int) -> Work:
+    """The work of one step of a diffusers denoiser on latents of (rows, channels, height, width)."""
+    config: Mapping[str, Any] = module.config  # type: ignore[assignment]
+    named = _INPUTS.get(type(module).__name__)
+    if named is not None:
+        return _counted(type(module), config, lambda: named(config, height, width, rows))
+    size = sum(p.numel() for p in module.parameters())  # of another kind: as of a transformer without its attention
+    tokens = height * width / (config.get("patch_size") or 2) ** 2
+    return Work(product=2.0 * size * tokens * rows)
+
+
+def decoding(vae: nn.Module | None, height: int, width: int, images: int) -> Work:
+    """The work of an autoencoder's decoder; none where it is not of pictures."""
+    if vae is None or type(vae).__name__ not in ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC"):
+        return Work()
+    config: Mapping[str, Any] = vae.config  # type: ignore[assignment]
+    inputs = {"": torch.empty(images, config["latent_channels"], height, width, device="meta")}
+    return _counted(type(vae), config, lambda: inputs, part="decoder")
+
+
+def reading(encoders: list[nn.Module], rows: int) -> Work:
+    """The work of text encoders: each number once for each token."""
+    work = 0.0
+    for encoder in encoders:
+        tokens = _CLIP_TOKENS if "CLIP" in type(encoder).__name__ else _T5_TOKENS
+        work += 2.0 * tokens * rows * sum(p.numel() for p in encoder.parameters())
+    return Work(product=work)
+
+
+def _counted(
+    kind: type[nn.Module], config: Mapping[str, Any], inputs: Callable[[], dict[str, Any]], part: str = ""
+) -> Work:
+    with torch.device("meta"):
+        module = kind.from_config(dict(config))  # type: ignore[attr-defined]
+        values = inputs()
+    module = getattr(module, part) if part else module
+    first = [values.pop("")] if "" in values else []
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*first, **values)
+    kinds = {"convolution": "convolution", "bmm": "attention"}
+    found = {"convolution": 0.0, "product": 0.0, "attention": 0.0}
+    for operation, amount in counter.get_flop_counts()["Global"].items():
+        name = str(operation).removeprefix("aten.")
+        found["attention" if "attention" in name else kinds.get(name, "product")] += amount
+    return Work(**found)
+
+
+def _unet(config: Mapping[str, Any], height: int, width: int, rows: int) -> dict[str, Any]:
+    inputs: dict[str, Any] = {
+        "sample": torch.empty(rows, config["in_channels"], height, width),
+        "timestep": torch.empty(rows),
+        "encoder_hidden_states": torch.empty(rows, _CLIP_TOKENS, config["cross_attention_dim"]),
+    }
+    if config.get("addition_embed_type") == "text_time":
+        numbers = 6
+        text = config["projection_class_embeddings_input_dim"] - numbers * config["addition_time_embed_dim"]
+        pooled = {"text_embeds": torch.empty(rows, text), "time_ids": torch.empty(rows, numbers)}
+        inputs["added_cond_kwargs"] = pooled
+    return inputs
+
+
+def _sd3(config: Mapping[str, Any], height: int, width: int, rows: int) -> dict[str, Any]:
+    return {
+        "hidden_states": torch.empty(rows, config["in_channels"], height, width),
+        "encoder_hidden_states": torch.empty(rows, _CLIP_TOKENS + _T5_TOKENS, config["joint_attention_dim"]),
+        "pooled_projections": torch.empty(rows, config["pooled_projection_dim"]),
+        "timestep": torch.empty(rows),
+    }
+
+
+def _flux(config: Mapping[str, Any], height: int, width: int, rows: int) -> dict[str, Any]:
+    tokens, words = (height // 2) * (width // 2), 2 * _T5_TOKENS
+    inputs = {
+        "hidden_states": torch.empty(rows, tokens, config["in_channels"]),
+        "encoder_hidden_states": torch.empty(rows, words, config["joint_attention_dim"]),
+        "pooled_projections": torch.empty(rows, config["pooled_projection_dim"]),
+        "timestep": torch.empty(rows),
+        "img_ids": torch.empty(tokens, 3),
+        "txt_ids": torch.empty(words, 3),
+    }
+    return {**inputs, "guidance": torch.empty(rows)} if config.get("guidance_embeds") else inputs
+
+
+_INPUTS = {"UNet2DConditionModel": _unet, "SD3Transformer2DModel": _sd3, "FluxTransformer2DModel": _flux}
+
+
+class _Convolution(nn.Module):
+    """A residual block's half."""
+
+    inputs = ((2, 320, 48, 48),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.GroupNorm(32, 320), nn.Conv2d(320, 320, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(F.silu(self.norm(x)))  # type: ignore[no-any-return]
+
+
+class _Product(nn.Module):
+    """A gated feed-forward layer."""
+
+    inputs = ((1, 2048, 640),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(640), nn.Linear(640, 5120), nn.Linear(2560, 640)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        value, gate = self.up(self.norm(x)).chunk(2, dim=-1)
+        return self.down(value * F.gelu(gate))  # type: ignore[no-any-return]
+
+
+class _Attention(nn.Module):
+    """Self-attention's middle."""
+
+    inputs = ((1, 8, 2048, 64),) * 3
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+@cache
+def calibrated(dtype: torch.dtype, device: str, openvino: bool) -> Rates:
+    """This machine's rates; measured on the first call (a second or two), then read from the cache folder."""
+    file = user_cache_path("imagewright") / "speed.json"
+    key = "|".join((_processor(device), str(torch.get_num_threads()), str(dtype), "openvino" if openvino else "torch"))
+    known = _read(file)
+    if key not in known:
+        known[key] = asdict(
+            Rates(*(_rate(kind(), dtype, device, openvino) for kind in (_Convolution, _Product, _Attention)))
+        )
+        _write(file, known)
+    return Rates(**known[key])
+
+
+def _processor(device: str) -> str:
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(device))
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return f"{platform.machine()} {known.get('cpu_name', platform.processor())} {device}"
+
+
+@torch.no_grad()
+def _rate(module: nn.Module, dtype: torch.dtype, device: str, openvino: bool) -> float:
+    shapes = module.inputs
+    with FlopCounterMode(display=False) as counter:
+        module.to("meta")(*(torch.empty(shape, device="meta") for shape in shapes))  # type: ignore[union-attr]
+    module = module.to_empty(device=device)
+    for parameter in module.parameters():
+        parameter.normal_(std=0.02)
+    inputs = [torch.randn(shape, device=device) for shape in shapes]  # type: ignore[union-attr]
+    if openvino:
+        call = fast.compiled(module, inputs)
+    else:
+        module = module.to(dtype)
+        if len(shapes[0]) == 4 and len(shapes) == 1:  # type: ignore[index, arg-type]
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ready = [value.to(dtype) for value in inputs]
+        call = lambda: module(*ready)  # noqa: E731
+    return float(counter.get_total_flops()) / _shortest(call, device)
+
+
+def _shortest(call: Callable[[], Any], device: str) -> float:
+    taken: list[float] = []
+    call()
+    while sum(taken) < _LEAST or len(taken) < 3:
+        start = time.perf_counter()
+        call()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(file: Path, known: Mapping[str, Any]) -> None:
+    """Keeps the rates; where the folder cannot be written to, the next process measures again."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as made:
+            json.dump(known, made, indent=1)
+        os.replace(made.name, file)
+    except OSError:
+        return
