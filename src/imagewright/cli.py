@@ -166,7 +166,7 @@ def _made(requests: Sequence[ImageRequest], progress: Progress | None, trace: Pa
     """The result of each request, one after the other."""
     if trace is not None and len(requests) > 1:
         raise RequestError("A trace follows one picture.", "Make them first, then trace the one you like by its seed.")
-    workshop, tracer = Workshop(), _tracer(trace)
+    workshop, tracer = Workshop(say=note), _tracer(trace)
     for index, request in enumerate(requests):
 
         def told(step: int, steps: int, before: int = index) -> None:

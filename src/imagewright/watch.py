@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 Tracer = Callable[[str, int, NDArray[Any], Mapping[str, Any]], None]  # (kind, index, array, facts)
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class Watch:
     `trace` gets (kind, index, array, facts). Kinds and their arrays: `step` (a denoising step), `layer` (of a
     generator), `level` (of a hierarchical prior) and `token` (the picture so far): pixels (4, H, W), premultiplied
     RGBA in about [-1, 1]; `attention`: weights (L, h, w), one map a text token, with the fact `words`. `words`:
-    the word pieces of the prompt, where the tokens alone do not tell them.
+    the word pieces of the prompt, where the tokens alone do not tell them. `say` gets what the user should know before
+    the pictures are there: how long they will take, a conversion that is done once.
     """
 
     progress: Progress | None = None
     trace: Tracer | None = None
     words: tuple[str, ...] = ()
+    say: Say | None = None
 
     @property
     def tracing(self) -> bool:
@@ -36,6 +39,11 @@ class Watch:
         """`done` of `total` steps are over."""
         if self.progress is not None:
             self.progress(done, total)
+
+    def said(self, text: str) -> None:
+        """One line for the user, now."""
+        if self.say is not None:
+            self.say(text)
 
     def shown(self, kind: str, index: int, array: Any, **facts: Any) -> None:
         """Something to keep: a numpy array or a torch tensor on the CPU."""

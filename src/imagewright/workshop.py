@@ -16,14 +16,16 @@ from imagewright.pictures import open_picture
 from imagewright.provenance import record
 from imagewright.refine import choose, upscale
 from imagewright.request import ImageRequest, ImageResult, joined
-from imagewright.watch import Progress, Tracer, Watch
+from imagewright.watch import Progress, Say, Tracer, Watch
 
 
 class Workshop:
-    """Makes pictures and keeps engines warm between requests."""
+    """Makes pictures and keeps engines warm between requests. `say` gets what a user should know on the way."""
 
-    def __init__(self, catalog: Catalog | None = None, judges: choose.Judges = choose.shipped_judges) -> None:
-        self.catalog, self.judges = catalog or Catalog(), judges
+    def __init__(
+        self, catalog: Catalog | None = None, judges: choose.Judges = choose.shipped_judges, say: Say | None = None
+    ) -> None:
+        self.catalog, self.judges, self.say = catalog or Catalog(), judges, say
 
     def make(self, request: ImageRequest, progress: Progress | None = None, trace: Tracer | None = None) -> ImageResult:
         """Pictures of the asked size and background; their records are also in `info["imagewright"]`. `trace` is
@@ -33,7 +35,7 @@ class Workshop:
         """
         engine, model = self.catalog.find(request.model, request.technique)
         request = replace(request, model=model)
-        result = choose.choose(engine.generate, request, self.judges, Watch(progress, trace))
+        result = choose.choose(engine.generate, request, self.judges, Watch(progress, trace, say=self.say))
         request = replace(request, size=result.size, background=result.records[0]["background"])
         adjustments = (*result.adjustments, *upscale.unmet(result.images, request))
         told = {"adjustments": record.plain(adjustments)}

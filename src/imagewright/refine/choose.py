@@ -137,7 +137,7 @@ def _progress(watch: Watch, before: int, total: int) -> Callable[[int], Watch]:
     """A watch for each try, that tells `watch` of it as a part of the whole."""
 
     def of(index: int) -> Watch:
-        return Watch(lambda done, steps: watch.told((before + index) * steps + done, total * steps))
+        return Watch(lambda done, steps: watch.told((before + index) * steps + done, total * steps), say=watch.say)
 
     return of
 
