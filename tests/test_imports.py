@@ -40,9 +40,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": _TRAINING | _ENGINE | {"quantise", "text_encoder"} | {"training", "engines"},
     "evaluation": _TRAINING | _MAKING | {"training", "export"},
     "workshop": {"prompt", "pictures", "engines", "refine", "provenance", "store", "request", "errors", "watch"},
-    "reproduce": _MAKING,
+    "chain": _MAKING | {"resampling"},
+    "reproduce": _MAKING | {"chain"},
     "doctor": _MAKING,
-    "verbs": _MAKING | {"prompt"},
+    "verbs": _MAKING | {"prompt", "chain"},
     "server": _MAKING | _TOP | {"store", "training", "evaluation", "prompt"},
 }
 EXCEPTIONS = {

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from imagewright.errors import RequestError
-from imagewright.pictures import encode, open_picture, save_atomic
+from imagewright.pictures import encode, save_atomic
 from imagewright.request import Adjustment
 
 Hole = NDArray[np.bool_]
@@ -81,12 +81,11 @@ def length(text: str, side: int) -> int:
     return round(float(match[1]) / 100 * side if match[2] == "%" else float(match[1]))
 
 
-def read(path: Path | str, size: tuple[int, int]) -> tuple[Image.Image, list[Adjustment]]:
-    """The mask in a file for a picture of `size`: resized, and said, where only its scale differs.
+def fitted(mask: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, list[Adjustment]]:
+    """A mask, as someone gives it, for a picture of `size`: resized, and said, where only its scale differs.
 
-    Raises PictureError, and RequestError on another aspect or an empty mask.
+    Raises RequestError on another aspect or an empty mask.
     """
-    mask = open_picture(path)
     found = hole(mask)
     if mask.size == size:
         return mask_of(found), []
@@ -97,8 +96,15 @@ def read(path: Path | str, size: tuple[int, int]) -> tuple[Image.Image, list[Adj
     resized = np.asarray(Image.fromarray(found).resize(size, Image.Resampling.NEAREST))
     if not resized.any():
         raise RequestError("Nothing is left of the mask at the picture's size.", "Make it at the picture's size.")
-    said = Adjustment("mask", list(mask.size), list(size), "resized to the picture")
-    return mask_of(resized), [said]
+    return mask_of(resized), [Adjustment("mask", mask.size, size, "resized to the picture")]
+
+
+def grown(found: Hole, by: int) -> Hole:
+    """The hole and what lies up to `by` pixels beside it."""
+    wide = Image.fromarray(found).convert("L")
+    for _ in range(by):
+        wide = wide.filter(ImageFilter.MaxFilter(3))
+    return np.asarray(wide) > 0
 
 
 def save(mask: Image.Image, path: Path) -> None:

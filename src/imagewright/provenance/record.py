@@ -71,8 +71,35 @@ def finish(
     return plain_record
 
 
+def of_tool(of_model: bool, **facts: Any) -> dict[str, Any]:
+    """The record of a picture that was changed without a model: `facts` and the fields that every record has.
+
+    `of_model`: the picture before was of one.
+    """
+    from imagewright import __version__
+
+    return {
+        "version": VERSION,
+        "software": f"imagewright {__version__}",
+        "engine": None,
+        "model": None,
+        "of_model": of_model,
+        "prompt": "",
+        "seed": None,
+        "background": "auto",
+        "output_format": "png",
+        "output_compression": 100,
+        "adjustments": [],
+        "refine": [],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **facts,
+    }
+
+
 def source_type(record: Mapping[str, Any]) -> str:
-    """IPTC's word: made by a trained model, or from a given picture with a trained model's help."""
+    """IPTC's word: made by a trained model, from a given picture with a trained model's help, or without one."""
+    if record.get("of_model", True) is False:
+        return "algorithmicallyEnhanced"
     return "compositeWithTrainedAlgorithmicMedia" if _made_from(record) else "trainedAlgorithmicMedia"
 
 

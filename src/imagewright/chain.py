@@ -1,0 +1,205 @@
+"""Chains of edits that do not wear a picture out: opened with its stack, edited, re-applied from the original.
+
+Where a file has exactly the pixels that its stack leads to (PNG, lossless WebP), these are where the next edit starts.
+Where they were stored with losses, the whole stack is re-applied from the original, so that no edit is compressed
+twice. Where neither can be, the picture is edited as it is, its stack starts anew, and an Adjustment says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from imagewright.editing import expand, masks, place
+from imagewright.editing.expand import Margins
+from imagewright.editing.stack import Beside, Stack, Step
+from imagewright.engines.catalog import DEFAULT_ENGINE
+from imagewright.errors import ImagewrightError, PictureError, RequestError
+from imagewright.pictures import encode, open_picture
+from imagewright.provenance import metadata
+from imagewright.provenance import record as records
+from imagewright.refine import upscale
+from imagewright.request import MAX_SEED, MAX_SIDE, Adjustment, ImageRequest, ImageResult, joined
+from imagewright.watch import Progress
+from imagewright.workshop import Workshop
+
+Picture = Image.Image | Path | str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A picture to edit: 8-bit pixels, upright, with the stack that leads to them and where its neighbours lie.
+
+    `record` is the file's own, if any. `of_model`: a trained model had a part in it, as far as the file says.
+    `adjustments` say where the stack had to start anew.
+    """
+
+    image: Image.Image
+    stack: Stack
+    record: dict[str, Any] | None = None
+    folders: tuple[Path, ...] = ()
+    of_model: bool = False
+    adjustments: tuple[Adjustment, ...] = ()
+
+
+def opened(
+    picture: Picture, workshop: Workshop, original: Picture | None = None, trusted: Collection[str] = ()
+) -> Opened:
+    """A picture, from memory or a file, without the losses of its storage where its stack can be re-applied.
+
+    `original` is the picture that the stack starts from, if it is not beside the file. `trusted` names models
+    (ENGINE/NAME), besides the embedded engine's, that the record may choose. Raises PictureError.
+    """
+    found = picture if isinstance(picture, Image.Image) else open_picture(picture)
+    name = "" if isinstance(picture, Image.Image) else Path(picture).name
+    image, (record, folders) = masks.upright(found), record_of(picture, found)
+    prompt = str((record or {}).get("prompt") or "")
+    kind = metadata.read(found).digital_source_type or (records.source_type(record) if record else "")
+    stack = Stack(Beside(name, place.digest(image)), prompt=prompt)
+    anew = Opened(image, stack, record, folders, of_model="trained" in kind.lower())
+    try:
+        stored = Stack.of(record)
+        if stored is None or record is None:
+            return anew
+        if stored.result == place.digest(image):
+            return replace(anew, stack=stored)
+        again = replayed(stored, workshop, folders, original, trusted)
+        if place.digest(_stored(again, record)) != place.digest(image):
+            raise PictureError("The picture was changed since, outside this program.", "")
+        return replace(anew, image=again, stack=stored)
+    except ImagewrightError as error:
+        said = Adjustment("edits", "the whole stack", "the picture as it is", error.message)
+        return replace(anew, adjustments=(said,))
+
+
+def record_of(picture: Picture, image: Image.Image | None = None) -> tuple[dict[str, Any] | None, tuple[Path, ...]]:
+    """The record of a picture (its file may be opened already, as `image`), and its folder. Raises PictureError."""
+    if isinstance(picture, Image.Image):
+        record = picture.info.get("imagewright")
+        return (record if isinstance(record, dict) else None), ()
+    found = metadata.read(image or open_picture(picture)).record
+    return found, (Path(picture).absolute().parent,)
+
+
+def _stored(image: Image.Image, record: dict[str, Any]) -> Image.Image:
+    """What a file written from `image` as `record` says would show."""
+    output_format = str(record["output_format"])
+    laid, _ = upscale.lay_on(image, str(record["background"]), output_format)
+    return masks.eight_bit(open_picture(encode(laid, output_format, int(record["output_compression"]))))
+
+
+def original_of(stack: Stack, folders: Sequence[Path], original: Picture | None = None) -> Image.Image:
+    """The picture that a stack starts from: `original`, or the neighbour of that name with those pixels.
+
+    Raises PictureError where it is not there, or `original` is another picture.
+    """
+    if original is None:
+        found = stack.original.found(folders)
+        if found is None:
+            raise PictureError(
+                f"The original {stack.original.file!r} is not beside the picture, or was changed.",
+                "Give it with --original FILE.",
+            )
+        return found
+    image = masks.upright(original if isinstance(original, Image.Image) else open_picture(original))
+    if place.digest(image) != stack.original.sha256:
+        raise PictureError(
+            f"The original given is not the picture that was edited: {stack.original.file!r}.", "Give that one."
+        )
+    return image
+
+
+def replayed(
+    stack: Stack,
+    workshop: Workshop,
+    folders: Sequence[Path],
+    original: Picture | None = None,
+    trusted: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Image.Image:
+    """All steps of a stack applied to its original, in memory. Raises PictureError, ModelError, RequestError."""
+    image = original_of(stack, folders, original)
+    known = {f"{DEFAULT_ENGINE}/{info.name}" for info in workshop.catalog.engine(DEFAULT_ENGINE).models()}
+    for index, step in enumerate(stack.steps):
+        model = f"{step.engine}/{step.model}"
+        if step.engine is not None and model not in known | set(trusted):
+            raise PictureError(
+                f"The step {step.told()!r} was made by the model {model!r}.", f"If you trust it: --model {model}"
+            )
+        asked = {**step.again(folders), "model": model}
+        image = applied(step, image, asked, workshop, _part(progress, index, len(stack.steps)))[0]
+    return image
+
+
+def applied(
+    step: Step, image: Image.Image, asked: Mapping[str, Any], workshop: Workshop, progress: Progress | None = None
+) -> ImageResult:
+    """What one step makes of `image`. `asked` are the request's fields, without the image and the mask.
+
+    An `upscale` needs none. Raises RequestError, ModelError.
+    """
+    if step.verb == "upscale":
+        return enlarged(image, step.factor or 1)
+    if step.margins is None:
+        return workshop.make(ImageRequest(**asked, image=image, mask=step.mask), progress)
+    count, seed = asked.get("n", 1), asked.get("seed")
+    results = []
+    for index in range(count):
+        one = {**asked, "n": 1, "seed": None if seed is None else (seed + index) % MAX_SEED}
+        results.append(_expanded(image, step.margins, one, workshop, _part(progress, index, count)))
+    return joined(results)
+
+
+def _expanded(
+    image: Image.Image, margins: Margins, asked: Mapping[str, Any], workshop: Workshop, progress: Progress | None
+) -> ImageResult:
+    """One expanded picture: every strip sees those before it."""
+    strips = expand.steps(image.size, margins)
+    results = []
+    for index, strip in enumerate(strips):
+        last = index == len(strips) - 1
+        larger, mask = expand.canvas(image, strip)
+        request = ImageRequest(**asked, image=larger, mask=mask)
+        request = request if last else replace(request, output_format="png")
+        results.append(workshop.make(request, _part(progress, index, len(strips))))
+        image, asked = results[-1][0], {**asked, "seed": results[-1].records[0]["seed"]}
+    cut = expand.cropped(image, margins)
+    record = {**results[-1].records[0], "size": list(cut.size), "strips": len(strips)}
+    whole = joined(results)
+    return replace(whole, images=(cut,), records=(record,), size=cut.size)
+
+
+def enlarged(image: Image.Image, factor: int, of_model: bool = True) -> ImageResult:
+    """The picture `factor` times as wide and high, without a model; `of_model`: one made the picture before.
+
+    Raises RequestError where it becomes too large.
+    """
+    size = (image.width * factor, image.height * factor)
+    if max(size) > MAX_SIDE:
+        raise RequestError(
+            f"{factor} times {image.width}x{image.height} is more than {MAX_SIDE} pixels a side.", "Use a smaller one."
+        )
+    larger, step = upscale.resample(image, size)
+    record = records.of_tool(of_model, image_sha256=place.digest(image), size=list(size), refine=[step])
+    return ImageResult(images=(larger,), records=(record,), model="", engine="", size=size)
+
+
+def with_stack(result: ImageResult, step: Step, before: Opened) -> ImageResult:
+    """The result with the verb and the grown stack in each record, also in `info["imagewright"]`."""
+    records = []
+    for image, record in zip(result.images, result.records, strict=True):
+        stack = before.stack.then(step.made(record), image)
+        records.append({**record, "verb": step.verb, "edits": stack.to_json()})
+        image.info["imagewright"] = records[-1]
+    return replace(result, records=tuple(records), adjustments=(*before.adjustments, *result.adjustments))
+
+
+def _part(progress: Progress | None, index: int, count: int) -> Progress | None:
+    """Progress of the `index`th of `count` parts of the whole."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(index * total + done, count * total)

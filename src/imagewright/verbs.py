@@ -1,0 +1,347 @@
+"""What one does with a picture: edit, fill, expand, vary, blend, restyle, upscale; and back: undo.
+
+Each takes a picture (a PIL image or a file's path) and gives an ImageResult whose records carry the stack of edits (see
+chain.py). `fields` are ImageRequest's (n, seed, model, feather, guidance_scale, ...). What a mask keeps stays byte for
+byte (see editing/place.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from imagewright import chain
+from imagewright.chain import Opened, Picture
+from imagewright.editing import expand as canvas
+from imagewright.editing import masks, place
+from imagewright.editing.stack import Beside, Stack, Step
+from imagewright.engines.catalog import Catalog
+from imagewright.errors import PictureError, RequestError, UnsupportedError
+from imagewright.pictures import open_picture
+from imagewright.request import Adjustment, ImageResult
+from imagewright.watch import Progress
+from imagewright.workshop import Workshop
+
+SURROUNDINGS = "background"  # what a hole without words is filled with
+SUBTLE, STRONG = 0.35, 0.7  # strengths of variations
+RESTYLE = 0.6  # strength of another style
+FEATHER = 128  # one pixel of feather for so many of the picture's longer side, unless told
+GROWN = 64  # a selection is grown by one pixel for so many, so that no rim of the thing is left
+FACTORS = (2, 4)
+
+
+def edit(
+    picture: Picture,
+    prompt: str,
+    *,
+    mask: Picture | None = None,
+    region: str | None = None,
+    select: str | None = None,
+    invert: bool = False,
+    original: Picture | None = None,
+    workshop: Workshop | None = None,
+    progress: Progress | None = None,
+    **fields: Any,
+) -> ImageResult:
+    """The picture changed as the words say.
+
+    With `mask` (transparent, or white without alpha, may change), `region` (x,y,w,h in pixels or percent) or `select`
+    (what to find, as "the hat"): only there, as `fill`. Without: an instruction, for a model that follows them; else
+    image to image, where the words describe the whole, which is said. Raises RequestError, PictureError, ModelError.
+    """
+    if any(one is not None for one in (mask, region, select)):
+        fields |= {"mask": mask, "region": region, "select": select, "invert": invert, "original": original}
+        return fill(picture, prompt, workshop=workshop, progress=progress, **fields)
+    shop = workshop or shared()
+    before = _opened(picture, shop, original, fields)
+    said: list[Adjustment] = []
+    if model := able(shop.catalog, fields, "image", "instruction"):
+        fields |= {"instruction": True, "model": model}
+    else:
+        reason = "the model follows no instructions: the words describe the whole picture"
+        said.append(Adjustment("instruction", True, False, reason))
+    return _done("edit", before, {"prompt": prompt, **fields}, shop, progress, ["image"], said=said)
+
+
+def fill(
+    picture: Picture,
+    prompt: str | None = None,
+    *,
+    mask: Picture | None = None,
+    region: str | None = None,
+    select: str | None = None,
+    invert: bool = False,
+    original: Picture | None = None,
+    workshop: Workshop | None = None,
+    progress: Progress | None = None,
+    **fields: Any,
+) -> ImageResult:
+    """The hole filled with what the words say, or without words with what surrounds it; all else stays byte for byte.
+
+    The hole is given by one of `mask`, `region` and `select`, as in `edit`; `invert` turns it inside out. Raises
+    RequestError, PictureError, ModelError.
+    """
+    shop = workshop or shared()
+    before = _opened(picture, shop, original, fields)
+    hole, said = hole_of(before.image, mask=mask, region=region, select=select, invert=invert)
+    if prompt is None:
+        prompt = SURROUNDINGS
+        said.append(Adjustment("prompt", None, prompt, "no words were given"))
+    fields.setdefault("feather", feather_of(before.image.size))
+    return _done("fill", before, {"prompt": prompt, **fields}, shop, progress, ["image", "mask"], said=said, mask=hole)
+
+
+def expand(
+    picture: Picture,
+    prompt: str | None = None,
+    *,
+    left: str | int = 0,
+    right: str | int = 0,
+    up: str | int = 0,
+    down: str | int = 0,
+    zoom_out: float | None = None,
+    pan: str | None = None,
+    amount: str = "25%",
+    original: Picture | None = None,
+    workshop: Workshop | None = None,
+    progress: Progress | None = None,
+    **fields: Any,
+) -> ImageResult:
+    """The picture on a larger canvas, its own pixels unchanged: so many pixels, or percent ("25%"), at each side, or
+    `zoom_out` times as wide and high, or moved (`pan`: left, right, up, down, by `amount`), which cuts off behind.
+
+    Without words, those the picture was made with count. Raises RequestError, PictureError, ModelError.
+    """
+    shop = workshop or shared()
+    before = _opened(picture, shop, original, fields)
+    size = before.image.size
+    ways = [any((left, right, up, down)), zoom_out is not None, pan is not None]
+    if sum(ways) > 1:
+        raise RequestError("Expand in one way at a time.", "Give sides, or a factor to zoom out, or a way to pan.")
+    if zoom_out is not None:
+        margins = canvas.zoom_out(size, zoom_out)
+    elif pan is not None:
+        margins = canvas.pan(size, pan, amount)
+    else:
+        margins = canvas.margins(size, *(str(side) for side in (left, right, up, down)))
+    margins.added.around(size)
+    prompt, said = _words(before, prompt, SURROUNDINGS)
+    fields.setdefault("feather", 0)
+    needs = ["image", "mask"]
+    return _done("expand", before, {"prompt": prompt, **fields}, shop, progress, needs, said=said, margins=margins)
+
+
+def vary(
+    picture: Picture,
+    prompt: str | None = None,
+    *,
+    strong: bool = False,
+    original: Picture | None = None,
+    workshop: Workshop | None = None,
+    progress: Progress | None = None,
+    **fields: Any,
+) -> ImageResult:
+    """The picture drawn again with small changes, or `strong` ones; `strength` (0-1) says how much exactly.
+
+    Without words, those the picture was made with count, else what it seems to show. Raises RequestError,
+    PictureError, ModelError.
+    """
+    shop = workshop or shared()
+    before = _opened(picture, shop, original, fields)
+    prompt, said = _words(before, prompt)
+    fields = {
+        "strength": STRONG if strong else SUBTLE,
+        **{name: one for name, one in fields.items() if one is not None},
+    }
+    return _done("vary", before, {"prompt": prompt, **fields}, shop, progress, ["image"], said=said)
+
+
+def blend(
+    pictures: Sequence[Picture],
+    prompt: str | None = None,
+    *,
+    workshop: Workshop | None = None,
+    progress: Progress | None = None,
+    **fields: Any,
+) -> ImageResult:
+    """One picture out of two or more. Raises RequestError, PictureError, ModelError."""
+    if len(pictures) < 2:
+        raise RequestError("Blending needs two pictures or more.", "Give another one.")
+    shop = workshop or shared()
+    first, *others = (_opened(one, shop, None, fields) for one in pictures)
+    prompt, said = _words(first, prompt)
+    return _done("blend", first, {"prompt": prompt, **fields}, shop, progress, ["image", "images"], others, said=said)
+
+
+def restyle(
+    picture: Picture,
+    prompt: str | None = None,
+    *,
+    like: Picture | None = None,
+    style: str | None = None,
+    original: Picture | None = None,
+    workshop: Workshop | None = None,
+    progress: Progress | None = None,
+    **fields: Any,
+) -> ImageResult:
+    """The picture in the style of another (`like`), or in a named one of the model's. Raises RequestError,
+    PictureError, ModelError."""
+    if (like is None) == (style is None):
+        raise RequestError("Restyling needs one style.", "Give a picture to be like, or the name of a style.")
+    shop = workshop or shared()
+    before = _opened(picture, shop, original, fields)
+    prompt, said = _words(before, prompt)
+    asked = {"prompt": prompt, "strength": RESTYLE, **fields, **({"style": style} if style else {})}
+    if like is None:
+        return _done("restyle", before, asked, shop, progress, ["image"], said=said)
+    others = [_opened(like, shop, None, fields)]
+    needs = ["image", "style_images"]
+    return _done("restyle", before, asked, shop, progress, needs, others, said=said, kind="style_images")
+
+
+def upscale(
+    picture: Picture, factor: int = 2, *, original: Picture | None = None, workshop: Workshop | None = None
+) -> ImageResult:
+    """The picture 2 or 4 times as wide and high, outlines kept crisp; no model. Raises RequestError, PictureError."""
+    if factor not in FACTORS:
+        raise RequestError(f"Cannot upscale {factor} times.", "Use 2 or 4.")
+    before = _opened(picture, workshop or shared(), original, {})
+    step = Step("upscale", {}, factor=factor)
+    return chain.with_stack(chain.enlarged(before.image, factor, before.of_model), step, before)
+
+
+def undo(
+    picture: Picture,
+    steps: int = 1,
+    *,
+    original: Picture | None = None,
+    model: str | None = None,
+    workshop: Workshop | None = None,
+    progress: Progress | None = None,
+) -> tuple[Image.Image, Stack]:
+    """The picture without its last edits, and the stack that is left. Raises RequestError, PictureError, ModelError."""
+    shop = workshop or shared()
+    stack, folders = stack_of(picture)
+    if not 1 <= steps <= len(stack.steps):
+        raise RequestError(f"{steps} steps cannot be undone: there are {len(stack.steps)}.", "See: imagewright edits")
+    left = replace(stack, steps=stack.steps[:-steps])
+    image = chain.replayed(left, shop, folders, original, [model] if model else [], progress)
+    return image, replace(left, result=place.digest(image))
+
+
+def stack_of(picture: Picture) -> tuple[Stack, tuple[Path, ...]]:
+    """The edits that led to a picture, and where its neighbours lie. Raises PictureError where it has none."""
+    record, folders = chain.record_of(picture)
+    stack = Stack.of(record)
+    if stack is None:
+        raise PictureError("The picture holds no edits.", "Give one that imagewright edited.")
+    return stack, folders
+
+
+def hole_of(
+    image: Image.Image,
+    *,
+    mask: Picture | None = None,
+    region: str | None = None,
+    select: str | None = None,
+    invert: bool = False,
+) -> tuple[Image.Image, list[Adjustment]]:
+    """The mask by one of three ways. Raises RequestError for none or several, PictureError."""
+    if sum(one is not None for one in (mask, region, select)) != 1:
+        raise RequestError(
+            "Where may the picture change?", "Give one of: a mask, a region (x,y,w,h), or what to select."
+        )
+    said: list[Adjustment] = []
+    if region is not None:
+        found = masks.region(region, image.size)
+    elif select is not None:
+        found = _selected(image, select)
+    else:
+        assert mask is not None
+        found, said = masks.fitted(mask if isinstance(mask, Image.Image) else open_picture(mask), image.size)
+    return (masks.inverted(found) if invert else found), said
+
+
+def _selected(image: Image.Image, words: str) -> Image.Image:
+    from imagewright.editing.select import select
+
+    area = np.asarray(select(image, words).area) > 0
+    return masks.mask_of(masks.grown(area, max(1, max(image.size) // GROWN)))
+
+
+def feather_of(size: tuple[int, int]) -> int:
+    """The feather of a fill, in pixels, unless told."""
+    return max(size) // FEATHER
+
+
+def able(catalog: Catalog, fields: dict[str, Any], *needs: str) -> str | None:
+    """The model to use: the one that `fields` name, the default one, or the first here that has all `needs`.
+
+    None where there is none.
+    """
+    wanted, technique = fields.get("model"), fields.get("technique")
+    if wanted is not None or technique is not None:
+        engine, name = catalog.find(wanted, technique)
+        info = engine.find(name)
+        return (wanted or f"{info.engine}/{info.name}") if _can(info.capabilities, needs) else None
+    for listing in catalog.listings():
+        for info in listing.models:
+            if _can(info.capabilities, needs):
+                return f"{listing.engine}/{info.name}"
+    return None
+
+
+def _can(capabilities: Any, needs: Collection[str]) -> bool:
+    return all(need in capabilities.features or getattr(capabilities, need, False) for need in needs)
+
+
+def _opened(picture: Picture, workshop: Workshop, original: Picture | None, fields: dict[str, Any]) -> Opened:
+    return chain.opened(picture, workshop, original, [fields["model"]] if fields.get("model") else [])
+
+
+def _words(before: Opened, prompt: str | None, otherwise: str | None = None) -> tuple[str, list[Adjustment]]:
+    """The words of the whole picture: those given, those it was made with, or `otherwise`; else what it shows."""
+    if prompt is not None:
+        return prompt, []
+    made_with = before.stack.words()
+    if made_with:
+        return made_with, [Adjustment("prompt", None, made_with, "from the picture's record")]
+    if otherwise is not None:
+        return otherwise, [Adjustment("prompt", None, otherwise, "no words were given")]
+    raise RequestError("What does the picture show?", "Its file does not say: give a few words.")
+
+
+def _done(
+    verb: str,
+    before: Opened,
+    asked: dict[str, Any],
+    workshop: Workshop,
+    progress: Progress | None,
+    needs: Sequence[str],
+    others: Sequence[Opened] = (),
+    *,
+    said: Sequence[Adjustment] = (),
+    kind: str = "images",
+    mask: Image.Image | None = None,
+    margins: canvas.Margins | None = None,
+) -> ImageResult:
+    """The step made, with its stack in the records. The first model that has what is needed is taken."""
+    model = able(workshop.catalog, asked, *needs)
+    if model is None:
+        has = " and ".join(need.replace("_", " ") for need in needs)
+        raise UnsupportedError(f"No such model takes {has}.", "Choose one that does: imagewright models")
+    beside = {kind: tuple(Beside(one.stack.original.file, place.digest(one.image)) for one in others)} if others else {}
+    step = Step.of(verb, asked, mask=mask, margins=margins, pictures=beside)
+    asked = {**asked, "model": model, **({kind: tuple(one.image for one in others)} if others else {})}
+    result = chain.applied(step, before.image, asked, workshop, progress)
+    result = chain.with_stack(result, step, before)
+    return replace(result, adjustments=(*said, *result.adjustments))
+
+
+shared = cache(Workshop)  # so that the second call finds the model loaded
