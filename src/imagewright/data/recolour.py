@@ -75,13 +75,13 @@ def body(lab: Floats, alpha: Floats) -> Floats:
     return coloured + max(greys, key=lambda part: float(part @ alpha))
 
 
-def recolour(pixels: NDArray[np.uint8], colour: str) -> NDArray[np.uint8]:
-    """(H, W, 4) straight RGBA -> the same picture in a colour of COLOURS."""
+def recolour(pixels: NDArray[np.uint8], colour: str | tuple[int, int, int]) -> NDArray[np.uint8]:
+    """(H, W, 4) straight RGBA -> the same picture in a colour of COLOURS, or in an sRGB one, 0-255."""
     seen = pixels[..., 3] > 0
     lab = to_oklab(pixels[seen][:, :3] / 255.0)  # (n, 3)
     alpha = pixels[seen][:, 3] / 255.0
     share = body(lab, alpha)
-    target = to_oklab(np.array(COLOURS[colour]) / 255.0)
+    target = to_oklab(np.array(COLOURS[colour] if isinstance(colour, str) else colour) / 255.0)
     middle = _weighted_median(lab[:, 0], share * alpha)
     light = np.clip(target[0] + CONTRAST * (lab[:, 0] - middle), target[0] - 0.22, min(target[0] + 0.18, 0.99))
     fade = 1 - 0.6 * _ramp(np.abs(light - target[0]), 0.1, 0.3)  # shade and shine carry less colour
