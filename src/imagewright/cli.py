@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import cache, partial
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from PIL import Image
 
 from imagewright import __version__, cli_compare, cli_evaluation, cli_explore, cli_training
 from imagewright import cli_options as opt
@@ -28,9 +27,10 @@ from imagewright.cli_output import (
     size_text,
     table,
 )
-from imagewright.errors import ImagewrightError, PromptError, RequestError
+from imagewright.cli_results import asked, save, tell, utf8
+from imagewright.errors import ImagewrightError, RequestError
 from imagewright.pictures import open_picture
-from imagewright.request import ImageRequest, ImageResult, joined
+from imagewright.request import ImageRequest, ImageResult
 from imagewright.watch import Progress
 from imagewright.workshop import Workshop
 
@@ -139,27 +139,20 @@ def generate(
     --no-metadata leaves both out.
     """
     read = language.plain if plain else partial(language.parse, wildcards=wildcards)
-    jobs = read(_utf8(prompt), seed=seed, n=n, repeat=repeat)
+    jobs = read(utf8(prompt), seed=seed, n=n, repeat=repeat)
     target = Target.parse(output, output_format, sum(job.fields.get("n", n) for job in jobs))
-    asked = {**_asked(context.params), "output_format": target.output_format}
+    given = {**asked(context.params), "output_format": target.output_format}
     if size is not None:
-        asked["size"] = parse_size(size)
-    requests = [job.request(cache(open_picture), **asked) for job in jobs]
+        given["size"] = parse_size(size)
+    requests = [job.request(cache(open_picture), **given) for job in jobs]
     done: list[tuple[ImageResult, list[Path], list[str]]] = []
     try:
         with progress_bar("drawing", shown=not quiet) as progress:
             for result in _made(requests, progress, trace):
-                done.append((result, *_save(result, target, not no_metadata, require_credential)))
+                done.append((result, *save(result, target, not no_metadata, require_credential)))
     finally:  # what was made is told, also when a later one fails
         if done:
-            _tell(done, as_json, quiet, open_it)
-
-
-def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a command's options that are fields of a request and were given."""
-    named = {field.name: field.default for field in fields(ImageRequest) if field.name not in ("prompt", "size")}
-    given = {name: options[name] for name, default in named.items() if options.get(name, default) != default}
-    return given | {name: _utf8(given[name]) for name in ("negative_prompt",) if name in given}
+            tell(done, as_json, quiet, open_it)
 
 
 def _made(requests: Sequence[ImageRequest], progress: Progress | None, trace: Path | None) -> Iterator[ImageResult]:
@@ -179,91 +172,12 @@ def _made(requests: Sequence[ImageRequest], progress: Progress | None, trace: Pa
         yield result
 
 
-def _tell(done: Sequence[tuple[ImageResult, list[Path], list[str]]], as_json: bool, quiet: bool, open_it: bool) -> None:
-    """Says what was made, with all that was changed on the way."""
-    result = joined([result for result, _, _ in done])
-    paths = [path for _, some, _ in done for path in some]
-    warnings = list(dict.fromkeys(warning for _, _, some in done for warning in some))
-    for line in (*_choices(result), *(str(adjustment) for adjustment in result.adjustments), *warnings):
-        note(line)
-    if as_json:
-        say_json(_as_json(result, paths, warnings))
-    else:
-        _show(result, paths, quiet)
-    if open_it:
-        for path in paths:
-            typer.launch(str(path))
-
-
 def _tracer(folder: Path | None) -> Trace | None:
     if folder is None:
         return None
     from imagewright.evaluation.trace import Trace
 
     return Trace(folder)
-
-
-def _choices(result: ImageResult) -> Iterator[str]:
-    """What --best-of and the bars chose, and what they rejected."""
-    for record in result.records:
-        for step in (step for step in record["refine"] if step["step"] == "choose"):
-            yield f"chose seed {record['seed']} of {step['tried']}: {_scores(step['scores'])}"
-            for one in step["rejected"]:
-                yield f"  rejected seed {one['seed']}: {_scores(one['scores'])} ({one['reason']})"
-
-
-def _scores(scores: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
-
-
-def _utf8(text: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise PromptError(
-            "The prompt is not valid UTF-8 text.", "Type it again, or set your locale to UTF-8."
-        ) from error
-    return text
-
-
-def _save(result: ImageResult, target: Target, with_metadata: bool, require: bool) -> tuple[list[Path], list[str]]:
-    from imagewright.provenance.seal import seal
-
-    paths, warnings = [], []
-    for image, record in zip(result.images, result.records, strict=True):
-        sealed = seal(image, record, with_metadata=with_metadata, require_credential=require)
-        paths.append(target.save(sealed.data, dict(record)))
-        if sealed.warning and sealed.warning not in warnings:
-            warnings.append(sealed.warning)
-    return paths, warnings
-
-
-def _as_json(result: ImageResult, paths: list[Path], warnings: list[str]) -> dict[str, Any]:
-    return {
-        "model": result.model,
-        "engine": result.engine,
-        "seconds": round(result.seconds, 4),
-        "adjustments": [asdict(adjustment) for adjustment in result.adjustments],
-        "warnings": warnings,
-        "images": [{"path": str(path), "record": record} for path, record in zip(paths, result.records, strict=True)],
-    }
-
-
-def _inline() -> Callable[[Image.Image], str] | None:
-    from imagewright import terminal
-
-    how = terminal.protocol()
-    return None if how is None else lambda image: terminal.render(image, how)
-
-
-def _show(result: ImageResult, paths: list[Path], quiet: bool) -> None:
-    how = _inline() if sys.stdout.isatty() and not quiet else None
-    for path, image, record in zip(paths, result.images, result.records, strict=True):
-        if how:
-            sys.stdout.write(how(image))
-        seed = "no seed" if record["seed"] is None else f"seed {record['seed']}"
-        size = "x".join(str(side) for side in image.size)
-        say(str(path) if quiet else f"{path}  {size}  {seed}  {result.model}  {record['seconds']:.2f} s")
 
 
 @app.command()

@@ -9,7 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
@@ -32,11 +32,13 @@ class OutputPathError(OutputError):
 
 @dataclass(frozen=True)
 class Target:
-    """Where pictures go: into `folder` under names of their own, or into `file`, which is replaced."""
+    """Where pictures go: into `folder` under names of their own (`stem`, else from the prompt), or into `file`, which
+    is replaced."""
 
     folder: Path
     file: Path | None
     output_format: OutputFormat
+    stem: str = ""
 
     @classmethod
     def parse(cls, output: Path | None, output_format: str | None, n: int) -> Target:
@@ -63,12 +65,23 @@ class Target:
             "jpeg" if implied == "jpeg" else _checked_format(implied) or "png",
         )
 
+    @classmethod
+    def beside(cls, picture: Path, verb: str, output: Path | None, output_format: str | None, n: int = 1) -> Target:
+        """The target of what is made from `picture`: NAME-verb.png beside it, unless `output` says otherwise.
+
+        Raises OutputError, also where `output` is the picture itself, and RequestError.
+        """
+        if output is not None and output.exists() and picture.exists() and output.samefile(picture):
+            raise OutputPathError(f"{str(output)!r} is the picture itself.", "Name another output.")
+        target = cls.parse(picture.parent if output is None else output, output_format, n)
+        return replace(target, stem=f"{picture.stem}-{verb}")
+
     def save(self, data: bytes, record: dict[str, Any]) -> Path:
         """Writes one picture and returns its path. Only a file that the user named is ever replaced."""
         if self.file is not None:
             save_atomic(data, self.file)
             return self.file
-        name = "-".join(part for part in (slug(record["prompt"]), _seed_text(record)) if part)
+        name = self.stem or "-".join(part for part in (slug(record["prompt"]), _seed_text(record)) if part)
         suffix = "jpg" if self.output_format == "jpeg" else self.output_format
         return save_numbered(data, self.folder / f"{name}.{suffix}")
 
