@@ -31,15 +31,18 @@ from imagewright.models.samplers import (
     SAMPLERS,
     Denoise,
     Process,
+    ended,
     guided,
     invert_ddim,
     noise_source,
     observed,
     word_maps,
 )
+from imagewright.models.start import Start, anchored, begin, decoded_as_tile, rolled, roller, start_of
 from imagewright.models.technique import WORDS, Call, Cond, Graph, Prompted, Words
 from imagewright.models.text import TextConfig
 from imagewright.models.unet import UNet, UNetConfig
+from imagewright.source import Floats, Source
 from imagewright.watch import Watch
 
 Prediction = Literal["eps", "x0", "v", "flow", "edm"]
@@ -55,7 +58,8 @@ class DiffusionConfig:
     `log_normal`, ln sigma (EDM's P_mean and P_std). `drop_text`, `drop_style`: share of rows trained without them.
     `known_share`: share of rows that see a part of the picture. `edit_share`: share of rows that see the picture that
     an instruction starts from, where the data has such. `train_text`: train the text encoder too, instead of keeping
-    what it was taught. `steps`, `guidance`, `interval` (of t, where guidance acts), `sampler`: defaults of sampling."""
+    what it was taught. `steps`, `guidance`, `interval` (of t, where guidance acts), `sampler`, `tile` (the picture goes
+    on at its opposite edges), `stop` (sampling ends after that share of the steps): defaults of sampling."""
 
     encoder: LatentsConfig | PixelsConfig = field(default_factory=LatentsConfig)
     network: DiTConfig | UNetConfig = field(default_factory=DiTConfig)
@@ -74,6 +78,8 @@ class DiffusionConfig:
     guidance: float = 3.0
     interval: tuple[float, float] = (0.0, 1.0)
     sampler: str = "dpmpp_2m"
+    tile: bool = False
+    stop: float = 1.0
 
     def __post_init__(self) -> None:
         if (self.prediction == "edm") != (self.process == "edm"):
@@ -86,7 +92,7 @@ class Diffusion(Prompted):
     """Text and style to pictures, by denoising in the space of `config.encoder`."""
 
     family: ClassVar[str] = "diffusion"
-    sampling: ClassVar[tuple[str, ...]] = ("steps", "guidance", "interval", "sampler")
+    sampling: ClassVar[tuple[str, ...]] = ("steps", "guidance", "interval", "sampler", "tile", "stop")
 
     def __init__(self, config: DiffusionConfig) -> None:
         config = fitted(config)
@@ -175,6 +181,11 @@ class Diffusion(Prompted):
             "loss_high_t": (error * ~low).sum().detach() / (~low).sum().clamp_min(1),
         }
 
+    @property
+    def edits(self) -> tuple[str, ...]:
+        """An instruction needs training with pictures before and after."""
+        return ("image", "images", "mask", *(("instruction",) if self.config.edit_share > 0 else ()), "tile")
+
     @torch.no_grad()
     def sample(
         self,
@@ -182,25 +193,18 @@ class Diffusion(Prompted):
         seeds: Sequence[int],
         *,
         watch: Watch = Watch(),
-        known: Tensor | None = None,
-        mask: Tensor | None = None,
+        source: Source | None = None,
         **options: Any,
     ) -> Tensor:
         """Pictures (B, 4, H, W) in [-1, 1]. Each row is made alone, so a seed is one picture at any batch size.
 
-        `known` (1, 4, H, W) and `mask` (1, 1, h, w; 1 where the latent cell is known) ask for a fill. `watch` is told
-        of each picture done.
-        """
-        device, chosen = next(self.parameters()).device, self.chosen(options)
-        latents = None if known is None else self.encoder.encode(known.to(device))
-        cells = None if mask is None else mask.to(device)
+        `source`: the picture to start from, if any. `watch` is told of each picture done."""
+        chosen, start = self.chosen(options), self._start(source)
         rows: list[Tensor] = []
         for row, seed in enumerate(seeds):
-            noise = _torch_noise(seed, (1, *self.encoder.shape), device)
             words = self.wanted_and_avoided(cond, row)
-            condition = (*words.flat(), *self._known(latents, cells))
             pieces = self.tokenizer.names(cond.prompts[row], self.config.text.max_tokens)
-            rows.append(self._drawn(noise(), noise, condition, chosen, watch, pieces))
+            rows.append(self._drawn(seed, words, chosen, watch, start, pieces=pieces))
             watch.told(len(rows), len(seeds))
         return torch.cat(rows).clamp(-1, 1)
 
@@ -214,9 +218,9 @@ class Diffusion(Prompted):
         avoid = Words(avoid.tokens[:, :length], avoid.pooled, avoid.mask[:, :length], avoid.style)
         rows: list[Tensor] = []
         for row in range(len(code)):
-            both = (torch.cat(pair) for pair in zip(words[row : row + 1].flat(), avoid.flat(), strict=True))
-            noise = _torch_noise(0, (1, *self.encoder.shape), code.device)
-            rows.append(self._drawn(code[row : row + 1], noise, (*both, *self._known()), chosen, watch))
+            pairs = zip(words[row : row + 1].flat(), avoid.flat(), strict=True)
+            both = Words(*(torch.cat(pair) for pair in pairs))
+            rows.append(self._drawn(0, both, chosen, watch, self._start(), code[row : row + 1]))
             watch.told(len(rows), len(code))
         return torch.cat(rows).clamp(-1, 1)
 
@@ -225,7 +229,8 @@ class Diffusion(Prompted):
         """The code (B, C, h, w) of pictures, without guidance: DDIM from t = 0 to 1 (arXiv:2010.02502, section 4.3).
 
         `rounds`: fixed-point iterations on each step, so that `render` in as many steps goes the same way back."""
-        condition = (*words.flat(), *(part.expand(len(pixels), -1, -1, -1) for part in self._known()))
+        start = self._start()
+        condition = (*words.flat(), *(part.expand(len(pixels), -1, -1, -1) for part in (start.known, start.mask)))
 
         def denoise(x: Tensor, t: float) -> Tensor:
             return self._clipped(self._estimate(x, torch.full((len(x),), t, device=x.device), *condition)[0])
@@ -243,50 +248,65 @@ class Diffusion(Prompted):
         angle = cosine.arccos().view(-1, 1, 1, 1)
         return (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
 
-    def _known(self, latents: Tensor | None = None, cells: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The known picture (1, C, h, w) and its mask (1, 1, h, w); None: nothing is known."""
-        empty = torch.zeros(1, *self.encoder.shape, device=next(self.parameters()).device)
-        return empty if latents is None else latents, empty[:, :1] if cells is None else cells
+    def _start(self, source: Source | None = None) -> Start:
+        """Where sampling starts; None: from noise, nothing is known."""
+        device = next(self.parameters()).device
+
+        def encode(pixels: Floats) -> Floats:
+            return self.encoder.encode(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
+
+        return start_of(source, encode, self.encoder.shape).map(lambda array: torch.from_numpy(array).to(device))
 
     def _drawn(
         self,
-        code: Tensor,
-        noise: Callable[[], Tensor],
-        condition: tuple[Tensor, ...],
+        seed: int,
+        words: Words,
         chosen: dict[str, Any],
         watch: Watch,
+        start: Start,
+        code: Tensor | None = None,
         pieces: Sequence[str] = (),
     ) -> Tensor:
-        """One picture (1, 4, H, W) from its code. `condition`: two rows of what DiT.forward takes after t (the known
-        picture: one row). `pieces`: the words, for attention maps."""
-        process, times = self.process, self.process.times(chosen["steps"])
-        maps: dict[float, Tensor] | None = {} if watch.tracing and pieces else None
-        denoise = self._denoiser(condition, chosen["guidance"], chosen["interval"], maps)
+        """One picture (1, 4, H, W) from its code (None: the seed's). `words`: two rows, the wanted and the avoided;
+        `pieces`: their names, for attention maps."""
+        process, device, encoder = self.process, start.known.device, self.encoder
+        noise = _torch_noise(seed, (1, *encoder.shape), device)
+        begun, times = begin(start, noise() if code is None else code, process, chosen["steps"])
+        times = ended(times, chosen["stop"])
+        offset = roller(seed, encoder.shape[-1]) if chosen["tile"] else None
+        maps: dict[float, Tensor] | None = {} if watch.tracing and pieces and offset is None else None
+        denoise = self._denoiser(words, start, chosen, offset, maps)
+        denoise = anchored(denoise, start, encoder.encode, encoder.decode)
 
         def seen(step: int, t: float, estimate: Tensor) -> None:
-            watch.shown("step", step, self.encoder.decode(estimate)[0].float().cpu(), t=t, sigma=process.levels(t)[1])
+            watch.shown("step", step, encoder.decode(estimate)[0].float().cpu(), t=t, sigma=process.levels(t)[1])
 
         if watch.tracing:
             denoise = observed(denoise, times, seen)
-        sampled = SAMPLERS[chosen["sampler"]](denoise, process.start(code), times, process, noise)
+        sampled = SAMPLERS[chosen["sampler"]](denoise, begun, times, process, noise)
         if maps:
-            watch.shown("attention", chosen["steps"], word_maps(maps, len(pieces)).cpu(), words=list(pieces))
-        return self.encoder.decode(sampled).float()
+            watch.shown("attention", len(times) - 1, word_maps(maps, len(pieces)).cpu(), words=list(pieces))
+        if offset:
+            return decoded_as_tile(encoder.decode, sampled, lambda array: torch.from_numpy(array).to(device)).float()
+        return encoder.decode(sampled).float()
 
     def _denoiser(
         self,
-        condition: tuple[Tensor, ...],
-        scale: float,
-        interval: tuple[float, float],
+        words: Words,
+        start: Start,
+        chosen: dict[str, Any],
+        offset: Callable[[float], tuple[int, int]] | None = None,
         maps: dict[float, Tensor] | None = None,
     ) -> Denoise:
-        """The guided estimate of x_0 of one picture. `maps`, if given, gets the attention (N, L) at each t."""
+        """The guided estimate of x_0 of one picture. `offset`: how far the network sees it rolled at t. `maps`, if
+        given, gets the attention (N, L) at each t."""
 
         def rows(x: Tensor, t: float, count: int) -> Tensor:
-            inputs = [c[:count].expand(count, *c.shape[1:]) for c in condition]
-            inputs = [x.expand(count, -1, -1, -1), torch.full((count,), t, device=x.device), *inputs]
+            moved = offset(t) if offset else (0, 0)
+            seen = [rolled(part, *moved).expand(count, -1, -1, -1) for part in (x, start.known, start.mask)]
+            inputs = (seen[0], torch.full((count,), t, device=x.device), *words[:count].flat(), *seen[1:])
             if maps is None:
-                return self._clipped(self._estimate(*inputs)[0])
+                return rolled(self._clipped(self._estimate(*inputs)[0]), -moved[0], -moved[1])
             estimate, attention = self._looked(*inputs)
             maps[t] = attention[0]
             return estimate
@@ -295,7 +315,7 @@ class Diffusion(Prompted):
             estimate = rows(x, t, 2)
             return estimate[:1], estimate[1:]
 
-        return guided(lambda x, t: rows(x, t, 1), both, scale, interval)
+        return guided(lambda x, t: rows(x, t, 1), both, chosen["guidance"], chosen["interval"])
 
     def graphs(self) -> dict[str, Graph]:
         """denoiser (x_0 from x_t and the condition, and the attention to each word), decoder and encoder."""
@@ -313,8 +333,9 @@ class Diffusion(Prompted):
         }
 
     def runtime(self) -> dict[str, Any]:
-        """The shape of the latents, the process, and that the denoiser has the output `attention`."""
-        return {"latent": list(self.encoder.shape), "process": self.config.process, "attention": True}
+        """The shape of the latents, the process, that the denoiser has the output `attention`, and the edits."""
+        shape, edits = list(self.encoder.shape), list(self.edits)
+        return {"latent": shape, "process": self.config.process, "attention": True, "edits": edits}
 
 
 def _torch_noise(seed: int, shape: tuple[int, ...], device: torch.device) -> Callable[[], Tensor]:

@@ -1,75 +1,97 @@
-"""From a picture to where a diffusion sampler starts and what its network sees. Numpy and arithmetic, no torch.
+"""From a picture to where a diffusion sampler starts and what its network sees. Arithmetic and numpy, no torch.
 
-Image to image starts from the noised picture (SDEdit, arXiv:2108.01073, section 3). A fill shows the network the
-cells that stay, as it was trained to see them; its estimate's known pixels are put back at every step, as blended
-latent diffusion does with latents (arXiv:2206.02779, section 4.1).
+Image to image starts from the noised picture (SDEdit, arXiv:2108.01073, section 3). In a fill the network sees the
+cells that stay, as it was trained to; its estimate keeps them at every step, as blended latent diffusion does
+(arXiv:2206.02779, section 4.1). Deviation: a cell that stays in part is set together in pixels and encoded again,
+because one cell is many pixels wide: that halves the seam. Pictures that tile are rolled by another offset at each
+step, so that the network never knows where the border is, and their edges are decoded from inside.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from imagewright.models.samplers import Array, Denoise, Process
 from imagewright.source import Floats, Source
 
-Encode = Callable[[Floats], Floats]  # pixels (1, 4, H, W) -> latents (1, C, h, w)
+Maybe = Any  # an Array or None
+Coder = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
 class Start:
-    """`known` (1, C, h, w) and `mask` (1, 1, h, w) go into the network; the mask is 1 in cells that stay, -1 where
-    the known picture is to be changed by an instruction, 0 where nothing is known. `origin` (1, C, h, w), if any, is
-    the picture that sampling starts from at t = `strength`."""
+    """What the network sees: `known` (1, C, h, w) and `mask` (1, 1, h, w), 1 in cells that stay, -1 where the known
+    picture is the one to change, else 0. `origin` (1, C, h, w), if any, is where sampling starts at t = `strength`.
+    Of a fill: `pixels` (1, 4, H, W), `hole` (1, 1, H, W), and the cells that stay as a whole (`stays`) and in part
+    (`shared`), (1, 1, h, w)."""
 
-    known: Floats
-    mask: Floats
-    origin: Floats | None = None
+    known: Array
+    mask: Array
+    origin: Maybe = None
     strength: float = 1.0
+    pixels: Maybe = None
+    hole: Maybe = None
+    stays: Maybe = None
+    shared: Maybe = None
+
+    def map(self, convert: Callable[[Array], Array]) -> Start:
+        """The same with arrays of another kind."""
+        found = {name: value for name, value in vars(self).items() if hasattr(value, "shape")}
+        return replace(self, **{name: convert(value) for name, value in found.items()})
 
 
-def start_of(source: Source | None, encode: Encode, shape: tuple[int, ...]) -> Start:
-    """How to sample latents of `shape` (C, h, w) from `source`."""
-    mask = np.zeros((1, 1, *shape[1:]), np.float32)
+def start_of(source: Source | None, encode: Coder, shape: tuple[int, ...]) -> Start:
+    """How to sample latents of `shape` (C, h, w) from `source`. `encode`: numpy pixels to numpy latents."""
+    nothing, empty = np.zeros((1, *shape), np.float32), np.zeros((1, 1, *shape[1:]), np.float32)
     if source is None:
-        return Start(np.zeros((1, *shape), np.float32), mask)
-    latents, strength = encode(source.pixels), source.strength
-    if source.instruction:
-        return Start(latents, mask - 1, latents, strength)
-    if source.hole is None:
-        return Start(np.zeros_like(latents), mask, latents, strength)
-    known = encode(np.where(source.hole > 0, diffused(source.pixels, source.hole), source.pixels))
-    return Start(known, known_cells(source.hole, shape[-1]), latents, strength)
+        return Start(nothing, empty)
+    latents, hole = encode(source.pixels), source.hole
+    if hole is None:
+        known, mask = (latents, empty - 1) if source.instruction else (nothing, empty)
+        return Start(known, mask, latents, source.strength)
+    stays, touched = untouched(hole, shape[-1]), 1 - untouched(1 - hole, shape[-1])
+    filled = encode(np.where(hole > 0, diffused(source.pixels, hole), source.pixels))
+    known, mask = (latents, empty - 1) if source.instruction else (filled, stays)
+    return Start(known, mask, latents, source.strength, source.pixels, hole, stays, touched - stays)
 
 
-def begin(start: Start, origin: Array | None, noise: Array, process: Process, steps: int) -> tuple[Array, list[float]]:
-    """x at the first of the times, and the times: fewer steps where sampling starts later. `origin`: the start's, as an
-    array of the noise's kind."""
-    if origin is None or start.strength == 1:
+def begin(start: Start, noise: Array, process: Process, steps: int) -> tuple[Array, list[float]]:
+    """x at the first of the times, and the times: fewer steps where sampling starts later."""
+    if start.origin is None or start.strength == 1:
         return process.start(noise), process.times(steps)
     if start.strength == 0:
-        return origin, [0.0]
+        return start.origin, [0.0]
     times = [start.strength * t for t in process.times(math.ceil(start.strength * steps))]
     alpha, sigma = process.levels(times[0])
-    return alpha * origin + sigma * noise, times
+    return alpha * start.origin + sigma * noise, times
 
 
-def anchored(denoise: Denoise, known: Array, mask: Array) -> Denoise:
-    """`denoise` whose estimate holds the known picture in the cells that stay."""
-    if not (mask > 0).any():
+def anchored(denoise: Denoise, start: Start, encode: Coder, decode: Coder) -> Denoise:
+    """`denoise` whose estimate shows the pixels outside the start's hole as they are."""
+    if start.hole is None:
         return denoise
-    stays = mask.clip(0, 1)
-    return lambda x, t: stays * known + (1 - stays) * denoise(x, t)
+    kept = start.stays * (start.known if (start.mask > 0).any() else start.origin)
+
+    def denoised(x: Array, t: float) -> Array:
+        estimate = kept + (1 - start.stays) * denoise(x, t)
+        if not (start.shared > 0).any():
+            return estimate
+        pixels = start.hole * decode(estimate).clip(-1, 1) + (1 - start.hole) * start.pixels
+        return start.shared * encode(pixels) + (1 - start.shared) * estimate
+
+    return denoised
 
 
-def known_cells(hole: Floats, side: int) -> Floats:
+def untouched(hole: Floats, side: int) -> Floats:
     """(1, 1, H, W), 1 where a picture may change -> (1, 1, side, side), 1 where a cell stays as a whole."""
     cell = hole.shape[-1] // side
-    known: Floats = 1 - hole.reshape(1, 1, side, cell, side, cell).max(axis=(3, 5))
-    return known
+    whole: Floats = 1 - hole.reshape(1, 1, side, cell, side, cell).max(axis=(3, 5))
+    return whole
 
 
 def diffused(pixels: Floats, hole: Floats, rounds: int = 64) -> Floats:
@@ -84,3 +106,35 @@ def diffused(pixels: Floats, hole: Floats, rounds: int = 64) -> Floats:
         around = wide[:, :, :-2, 1:-1] + wide[:, :, 2:, 1:-1] + wide[:, :, 1:-1, :-2] + wide[:, :, 1:-1, 2:]
         x = np.where(inside, around / 4, pixels)
     return x.astype(np.float32)
+
+
+def roller(seed: int, side: int) -> Callable[[float], tuple[int, int]]:
+    """The offset (rows, columns) of the latents at each t, drawn from the seed."""
+
+    def offset(t: float) -> tuple[int, int]:
+        y, x = np.random.Generator(np.random.Philox([seed, round(t * 2**32)])).integers(0, side, 2)
+        return int(y), int(x)
+
+    return offset
+
+
+def rolled(x: Array, rows: int, columns: int) -> Array:
+    """`x` (B, C, h, w) moved down and right, what leaves at one edge coming in at the other."""
+    height, width = x.shape[2:]
+    x = x[:, :, [(i - rows) % height for i in range(height)]]
+    return x[:, :, :, [(i - columns) % width for i in range(width)]]
+
+
+def decoded_as_tile(decode: Coder, latents: Array, kind: Callable[[Floats], Array]) -> Array:
+    """Pixels (1, 4, H, W) that go on at the opposite edges: four decoded pictures, rolled by halves, each seen where it
+    is far from its own border. `kind`: numpy to the kind of array."""
+    side = latents.shape[-1]
+    total: Any = 0
+    for rows in (0, side // 2):
+        for columns in (0, side // 2):
+            pixels = decode(rolled(latents, rows, columns))
+            wave = np.sin(np.pi * (np.arange(pixels.shape[-1]) + 0.5) / pixels.shape[-1]) ** 2
+            window = kind((wave[:, None] * wave).astype(np.float32)[None, None])  # these add up to 1
+            cell = pixels.shape[-1] // side
+            total = total + rolled(window * pixels, -rows * cell, -columns * cell)
+    return total

@@ -113,6 +113,11 @@ class Technique(nn.Module, ABC):
     def pixels(self) -> int:
         """Side of the pictures."""
 
+    @property
+    def edits(self) -> tuple[str, ...]:
+        """What `sample` can do with a picture: `image`, `mask`, `instruction` and `images` of a Source; and `tile`."""
+        return ()
+
     @abstractmethod
     def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
         """Scalars to log; `loss` is the one to minimise in this phase (mean over the rows of the batch)."""
@@ -125,7 +130,8 @@ class Technique(nn.Module, ABC):
     @abstractmethod
     def sample(self, cond: Cond, seeds: Sequence[int], *, watch: Watch = Watch(), **options: Any) -> Tensor:
         """Pictures (B, 4, H, W) in [-1, 1], premultiplied RGBA, one a seed; the same for a seed at any batch size.
-        `options`: those named in `sampling`, None for the config's."""
+        `options`: those named in `sampling`, None for the config's; where there are `edits`, also `source` (a Source,
+        or None)."""
 
     def invert(self, pixels: Tensor, words: Words, **options: Any) -> Tensor:
         """The code (B, ...) from which `render` makes `pixels` (B, 4, H, W) again, as nearly as the technique can."""

@@ -1,4 +1,4 @@
-"""Diffusion: a sampler of models/samplers.py around the exported denoiser.
+"""Diffusion: a sampler of models/samplers.py around the exported denoiser, from noise or from a picture.
 
 When someone looks on, each step's estimate is decoded and the denoiser's second output, its attention to the words,
 is fetched too.
@@ -7,13 +7,14 @@ is fetched too.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imagewright.models.samplers import PROCESSES, SAMPLERS, guided, noise_source, observed, word_maps
-from imagewright.models.start import anchored, begin, start_of
+from imagewright.models.samplers import PROCESSES, SAMPLERS, ended, guided, noise_source, observed, word_maps
+from imagewright.models.start import anchored, begin, decoded_as_tile, rolled, roller, start_of
 from imagewright.source import Source
 from imagewright.watch import Watch
 
@@ -30,7 +31,11 @@ def draw(
     source: Source | None = None,
 ) -> Floats:
     """The pixels (1, 4, H, W) of one picture."""
-    return decode(model, sample(model, words, options, seed, watch, source))
+    latents = sample(model, words, options, seed, watch, source)
+    if options.get("tile"):
+        tile: Floats = decoded_as_tile(partial(decode, model), latents, np.asarray)
+        return tile
+    return decode(model, latents)
 
 
 def decode(model: Any, latents: Floats) -> Floats:
@@ -56,26 +61,27 @@ def sample(
     """The latents (1, C, h, w) of one picture."""
     shape, process = tuple(model.runtime["latent"]), PROCESSES[model.runtime["process"]]()
     noise = noise_source(seed, (1, *shape))
-    start = start_of(source, lambda pixels: encode(model, pixels), shape)
-    begun, times = begin(start, start.origin, noise(), process, options["steps"])
+    start = start_of(source, partial(encode, model), shape)
+    begun, times = begin(start, noise(), process, options["steps"])
+    times = ended(times, options.get("stop", 1.0))
     steps = len(times) - 1
-    pieces = watch.words if watch.tracing else ()
+    offset = roller(seed, shape[-1]) if options.get("tile") else None
+    pieces = watch.words if watch.tracing and offset is None else ()
     maps: dict[float, Floats] = {}
-    condition = {
-        **words,
-        **{name: np.repeat(x, 2, axis=0) for name, x in (("known", start.known), ("mask", start.mask))},
-    }
     outputs = ["denoised", "attention"] if pieces else ["denoised"]
 
     def rows(x: Floats, t: float, count: int) -> Floats:
-        inputs = {name: value[:count] for name, value in condition.items()}
-        estimate: Floats
-        estimate, *attention = model.run(
-            "denoiser", outputs, x=np.repeat(x, count, axis=0), t=np.full(count, t, np.float32), **inputs
-        )
+        y, z = offset(t) if offset else (0, 0)
+        seen = {
+            name: np.repeat(rolled(part, y, z), count, axis=0)
+            for name, part in (("x", x), ("known", start.known), ("mask", start.mask))
+        }
+        said = {name: value[:count] for name, value in words.items()}
+        estimate, *attention = model.run("denoiser", outputs, t=np.full(count, t, np.float32), **seen, **said)
         if attention:
             maps[t] = attention[0][0]  # (N, L) of the wanted words
-        return estimate
+        found: Floats = rolled(estimate, -y, -z)
+        return found
 
     def both(x: Floats, t: float) -> tuple[Floats, Floats]:
         estimate = rows(x, t, 2)
@@ -87,8 +93,8 @@ def sample(
             watch.shown("step", step, decode(model, estimate)[0], t=t, sigma=process.levels(t)[1])
 
     denoise = guided(lambda x, t: rows(x, t, 1), both, options["guidance"], tuple(options["interval"]))
-    denoise = observed(anchored(denoise, start.known, start.mask), times, seen)
-    x: Floats = SAMPLERS[options["sampler"]](denoise, begun, times, process, noise)
+    denoise = anchored(denoise, start, partial(encode, model), partial(decode, model))
+    x: Floats = SAMPLERS[options["sampler"]](observed(denoise, times, seen), begun, times, process, noise)
     watch.told(steps, steps)
     if maps:
         watch.shown("attention", steps, word_maps(maps, len(pieces)), words=list(pieces))
