@@ -14,7 +14,19 @@ import imagewright
 SOURCE = Path(imagewright.__file__).parent
 _TOP = {"errors", "request", "pictures", "text", "text_encoder", "watch", "source"}
 _TRAINING = {"data", "models", "errors", "text", "text_encoder", "pictures", "watch", "source"}
-_ENGINE = {"request", "data", "models", "editing", "errors", "text", "text_encoder", "pictures", "watch", "source"}
+_ENGINE = {
+    "request",
+    "resampling",
+    "data",
+    "models",
+    "editing",
+    "errors",
+    "text",
+    "text_encoder",
+    "pictures",
+    "watch",
+    "source",
+}
 _MAKING = {"workshop", "engines", "editing", "provenance", "refine", "request", "errors", "pictures", "watch"}
 
 MAY_IMPORT: dict[str, set[str]] = {

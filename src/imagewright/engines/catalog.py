@@ -2,12 +2,14 @@
 
 Engines come from the entry point group `imagewright.engines`; the built-in ones are also listed here,
 cannot be replaced, and are found first. An engine class is made without arguments. A model is named `NAME`,
-`ENGINE/NAME`, or by the path of its folder: one with `*.onnx` files goes to the embedded engine, any other
-to the trained engine, whose `find` takes the path as the name.
+`ENGINE/NAME`, by the path of its folder or file, or by its hub id (`ORG/NAME`). A folder with `*.onnx` files goes to
+the embedded engine, one in the layout of diffusers, a single file or a hub id to the pretrained engine, any other
+folder to the trained engine; their `find` takes the path or the id as the name.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,9 +45,15 @@ class _Source:
     by_path: bool = False  # its models are folders of the user, named by their path
 
 
+_PIPELINE = ("model_index.json", "unet", "transformer", "vae")  # what a folder in the layout of diffusers has in it
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+\Z")
+
 _BUILT_IN = {
     "embedded": _Source("imagewright.engines.embedded:EmbeddedEngine"),
     "trained": _Source("imagewright.engines.trained:TrainedEngine", needs="torch", extra="train", by_path=True),
+    "pretrained": _Source(
+        "imagewright.engines.pretrained:PretrainedEngine", needs="diffusers", extra="pretrained", by_path=True
+    ),
 }
 
 
@@ -108,7 +116,9 @@ class Catalog:
             if any(model.name == name for model in listing.models):
                 return self.engine(listing.engine), name
         if Path(name.removesuffix("@best")).is_dir():
-            return self.engine("embedded" if any(Path(name).glob("*.onnx")) else "trained"), name
+            return self.engine(_engine_of(Path(name))), name
+        if Path(name).is_file() or _HUB_ID.match(name):
+            return self.engine("pretrained"), name
         names = ", ".join(model.name for listing in listings for model in listing.models)
         raise ModelNotFoundError(f"No model {name!r} here.", f"There are: {names or 'none'}, or give a run's folder.")
 
@@ -125,6 +135,12 @@ class Catalog:
             return Listing(name, models=tuple(self.engine(name).models()))
         except (MissingExtraError, ModelError) as error:
             return Listing(name, problem=error.message, fix=error.fix)
+
+
+def _engine_of(folder: Path) -> str:
+    if any(folder.glob("*.onnx")):
+        return "embedded"
+    return "pretrained" if any((folder / part).exists() for part in _PIPELINE) else "trained"
 
 
 def _load(name: str, source: _Source) -> Engine:

@@ -26,7 +26,13 @@ from transformers import (
 
 LETTERS = string.ascii_lowercase + string.digits + string.punctuation
 WORDS = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
-BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+BETAS = {
+    "clip_sample": False,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+}
 
 
 def clip_tokenizer(folder: Path, pad: str = "<|endoftext|>") -> CLIPTokenizer:
@@ -138,7 +144,7 @@ def sdxl(home: Path) -> Path:
             transformer_layers_per_block=(1, 1),
             projection_class_embeddings_input_dim=6 * 256 + 128,
         ),
-        scheduler=EulerDiscreteScheduler(**BETAS),
+        scheduler=EulerDiscreteScheduler(**{k: v for k, v in BETAS.items() if k != "clip_sample"}),
     )
     return _saved(pipe, home / "sdxl")
 
@@ -149,8 +155,8 @@ def sd3(home: Path) -> Path:
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=32,
         patch_size=2,
-        in_channels=8,
-        out_channels=8,
+        in_channels=16,
+        out_channels=16,
         num_layers=2,
         attention_head_dim=64,
         num_attention_heads=1,
@@ -163,7 +169,7 @@ def sd3(home: Path) -> Path:
     pipe = diffusers.StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=vae(8, 1.5305, 0.0609, quant=False),
+        vae=vae(16, 1.5305, 0.0609, quant=False),
         text_encoder=clip_text(projected=True),
         tokenizer=clip_tokenizer(home / "words"),
         text_encoder_2=clip_text(128, projected=True, activation="gelu"),
