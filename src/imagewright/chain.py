@@ -62,15 +62,15 @@ def opened(
     stack = Stack(Beside(name, place.digest(image)), prompt=prompt)
     anew = Opened(image, stack, record, folders, of_model="trained" in kind.lower())
     try:
-        stored = Stack.of(record)
-        if stored is None or record is None:
+        found_stack = Stack.of(record)
+        if found_stack is None or record is None:
             return anew
-        if stored.result == place.digest(image):
-            return replace(anew, stack=stored)
-        again = replayed(stored, workshop, folders, original, trusted)
-        if place.digest(_stored(again, record)) != place.digest(image):
+        if found_stack.result == place.digest(image):
+            return replace(anew, stack=found_stack)
+        again = replayed(found_stack, workshop, folders, original, trusted)
+        if place.digest(stored(again, record)) != place.digest(image):
             raise PictureError("The picture was changed since, outside this program.", "")
-        return replace(anew, image=again, stack=stored)
+        return replace(anew, image=again, stack=found_stack)
     except ImagewrightError as error:
         said = Adjustment("edits", "the whole stack", "the picture as it is", error.message)
         return replace(anew, adjustments=(said,))
@@ -85,7 +85,7 @@ def record_of(picture: Picture, image: Image.Image | None = None) -> tuple[dict[
     return found, (Path(picture).absolute().parent,)
 
 
-def _stored(image: Image.Image, record: dict[str, Any]) -> Image.Image:
+def stored(image: Image.Image, record: dict[str, Any]) -> Image.Image:
     """What a file written from `image` as `record` says would show."""
     output_format = str(record["output_format"])
     laid, _ = upscale.lay_on(image, str(record["background"]), output_format)
@@ -98,13 +98,12 @@ def original_of(stack: Stack, folders: Sequence[Path], original: Picture | None 
     Raises PictureError where it is not there, or `original` is another picture.
     """
     if original is None:
-        found = stack.original.found(folders)
-        if found is None:
+        original = stack.original.path(folders)
+        if original is None:
             raise PictureError(
                 f"The original {stack.original.file!r} is not beside the picture, or was changed.",
                 "Give it with --original FILE.",
             )
-        return found
     image = masks.upright(original if isinstance(original, Image.Image) else open_picture(original))
     if place.digest(image) != stack.original.sha256:
         raise PictureError(
@@ -196,6 +195,16 @@ def with_stack(result: ImageResult, step: Step, before: Opened) -> ImageResult:
         records.append({**record, "verb": step.verb, "edits": stack.to_json()})
         image.info["imagewright"] = records[-1]
     return replace(result, records=tuple(records), adjustments=(*before.adjustments, *result.adjustments))
+
+
+def stored_as(result: ImageResult, output_format: str = "png", output_compression: int = 100) -> ImageResult:
+    """A result of no model in the asked format: on white where that has no transparency."""
+    images = tuple(upscale.lay_on(image, "auto", output_format)[0] for image in result.images)
+    format_ = {"output_format": output_format, "output_compression": output_compression}
+    records_ = tuple({**record, **format_} for record in result.records)
+    for image, record in zip(images, records_, strict=True):
+        image.info["imagewright"] = record
+    return replace(result, images=images, records=records_)
 
 
 def _part(progress: Progress | None, index: int, count: int) -> Progress | None:

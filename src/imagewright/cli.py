@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagewright import __version__, cli_compare, cli_evaluation, cli_explore, cli_training
+from imagewright import __version__, cli_compare, cli_edit, cli_evaluation, cli_explore, cli_training
 from imagewright import cli_options as opt
 from imagewright import prompt as language
 from imagewright.cli_output import (
@@ -297,6 +297,7 @@ def doctor(as_json: opt.AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+cli_edit.add_to(app)
 cli_training.add_to(app)
 cli_evaluation.add_to(app)
 cli_compare.add_to(app)

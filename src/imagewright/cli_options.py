@@ -59,3 +59,32 @@ Truncation = Annotated[float | None, typer.Option(help="A GAN's psi: 1 has all i
 Wildcards = Annotated[
     Path | None, typer.Option(help="A folder of text files: __name__ in the prompt is a line of name.txt.")
 ]
+
+# What the commands that edit add.
+Amount = Annotated[str, typer.Option(help="How far to pan: pixels, or percent of the side.")]
+EditOutput = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="A picture file (replaced) or a folder. Default: NAME-VERB.png beside it."),
+]
+EditPrompt = Annotated[str | None, typer.Argument(help="What the picture should show.", show_default=False)]
+Factor = Annotated[int, typer.Argument(help="2 or 4.")]
+Feather = Annotated[
+    int | None,
+    typer.Option(help="Pixels inside the hole over which the seam is softened. Default: a 128th of the longer side."),
+]
+Instruction = Annotated[str, typer.Argument(help="What to change, or what it should show.", show_default=False)]
+Invert = Annotated[bool, typer.Option(help="Keep what is chosen, and change all else.")]
+Like = Annotated[Path | None, typer.Option(help="A picture whose style it should have.")]
+Mask = Annotated[
+    Path | None,
+    typer.Option(help="A picture that is transparent, or without alpha white, where this one may change."),
+]
+Margin = Annotated[str, typer.Option(help="How much to add there: pixels, or percent of the side.")]
+Original = Annotated[Path | None, typer.Option(help="The picture that was edited first, if it is not beside this one.")]
+Pan = Annotated[str | None, typer.Option(help="Move the window left, right, up or down; the picture keeps its size.")]
+Pictures = Annotated[list[Path], typer.Argument(help="Two pictures or more.", show_default=False)]
+Region = Annotated[str | None, typer.Option(help="Where it may change: x,y,width,height in pixels or percent.")]
+SaveMask = Annotated[Path | None, typer.Option(help="Write the mask to this file, to use it again.")]
+Select = Annotated[str | None, typer.Option(help='What to find and change, such as "the hat".')]
+Strength = Annotated[float | None, typer.Option(help="How much may change, 0 to 1.")]
+ZoomOut = Annotated[float | None, typer.Option(help="How many times as wide and high the canvas becomes, as 1.5.")]

@@ -24,6 +24,7 @@ from imagewright.editing.stack import Beside, Stack, Step
 from imagewright.engines.catalog import Catalog
 from imagewright.errors import PictureError, RequestError, UnsupportedError
 from imagewright.pictures import open_picture
+from imagewright.provenance import record as records
 from imagewright.request import Adjustment, ImageResult
 from imagewright.watch import Progress
 from imagewright.workshop import Workshop
@@ -121,7 +122,8 @@ def expand(
     shop = workshop or shared()
     before = _opened(picture, shop, original, fields)
     size = before.image.size
-    ways = [any((left, right, up, down)), zoom_out is not None, pan is not None]
+    sides = [str(side) for side in (left, right, up, down)]
+    ways = [any(side != "0" for side in sides), zoom_out is not None, pan is not None]
     if sum(ways) > 1:
         raise RequestError("Expand in one way at a time.", "Give sides, or a factor to zoom out, or a way to pan.")
     if zoom_out is not None:
@@ -129,7 +131,7 @@ def expand(
     elif pan is not None:
         margins = canvas.pan(size, pan, amount)
     else:
-        margins = canvas.margins(size, *(str(side) for side in (left, right, up, down)))
+        margins = canvas.margins(size, *sides)
     margins.added.around(size)
     prompt, said = _words(before, prompt, SURROUNDINGS)
     fields.setdefault("feather", 0)
@@ -206,14 +208,20 @@ def restyle(
 
 
 def upscale(
-    picture: Picture, factor: int = 2, *, original: Picture | None = None, workshop: Workshop | None = None
+    picture: Picture,
+    factor: int = 2,
+    *,
+    original: Picture | None = None,
+    workshop: Workshop | None = None,
+    **output: Any,
 ) -> ImageResult:
-    """The picture 2 or 4 times as wide and high, outlines kept crisp; no model. Raises RequestError, PictureError."""
+    """The picture 2 or 4 times as wide and high, outlines kept crisp; no model. `output`: output_format,
+    output_compression. Raises RequestError, PictureError."""
     if factor not in FACTORS:
         raise RequestError(f"Cannot upscale {factor} times.", "Use 2 or 4.")
     before = _opened(picture, workshop or shared(), original, {})
-    step = Step("upscale", {}, factor=factor)
-    return chain.with_stack(chain.enlarged(before.image, factor, before.of_model), step, before)
+    result = chain.stored_as(chain.enlarged(before.image, factor, before.of_model), **output)
+    return chain.with_stack(result, Step("upscale", {}, factor=factor), before)
 
 
 def undo(
@@ -224,15 +232,27 @@ def undo(
     model: str | None = None,
     workshop: Workshop | None = None,
     progress: Progress | None = None,
-) -> tuple[Image.Image, Stack]:
-    """The picture without its last edits, and the stack that is left. Raises RequestError, PictureError, ModelError."""
+    **output: Any,
+) -> ImageResult:
+    """The picture without its last edits: the others are made again from the original. `model` (ENGINE/NAME) may be
+    used although the file names it; `output` as in `upscale`. Raises RequestError, PictureError, ModelError."""
     shop = workshop or shared()
     stack, folders = stack_of(picture)
     if not 1 <= steps <= len(stack.steps):
         raise RequestError(f"{steps} steps cannot be undone: there are {len(stack.steps)}.", "See: imagewright edits")
     left = replace(stack, steps=stack.steps[:-steps])
     image = chain.replayed(left, shop, folders, original, [model] if model else [], progress)
-    return image, replace(left, result=place.digest(image))
+    left = replace(left, result=place.digest(image))
+    record = records.of_tool(
+        any(step.model for step in left.steps) or bool(stack.prompt),
+        image_sha256=stack.original.sha256,
+        prompt=left.words(),
+        size=list(image.size),
+        verb="undo",
+        **({"edits": left.to_json()} if left.steps else {}),
+    )
+    result = ImageResult(images=(image,), records=(record,), model="", engine="", size=image.size)
+    return chain.stored_as(result, **output)
 
 
 def stack_of(picture: Picture) -> tuple[Stack, tuple[Path, ...]]:

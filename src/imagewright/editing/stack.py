@@ -45,16 +45,15 @@ class Beside:
     file: str
     sha256: str
 
-    def found(self, folders: Sequence[Path]) -> Image.Image | None:
-        """The picture, if a file of that name with these pixels lies in one of `folders`."""
+    def path(self, folders: Sequence[Path]) -> Path | None:
+        """Where it lies, if a file of that name with these pixels is in one of `folders`."""
         name = Path(self.file).name
-        for folder in folders if name and name == self.file else ():
+        for path in (folder / name for folder in folders if name and name == self.file):
             try:
-                image = masks.upright(open_picture(folder / name))
+                if path.is_file() and place.digest(masks.upright(open_picture(path))) == self.sha256:
+                    return path
             except PictureError:
                 continue
-            if place.digest(image) == self.sha256:
-                return image
         return None
 
 
@@ -113,10 +112,18 @@ class Step:
         return found
 
     def told(self) -> str:
-        """One line for people."""
-        prompt = str(self.fields.get("prompt", ""))
-        extra = {"expand": _said_margins(self.margins), "upscale": f"{self.factor}x"}.get(self.verb, "")
-        return " ".join(part for part in (self.verb, extra, prompt) if part)
+        """One line for people: verb, where, what."""
+        return " ".join(part for part in (self.verb, self.where(), str(self.fields.get("prompt", ""))) if part)
+
+    def where(self) -> str:
+        """Where it changed the picture, for people."""
+        if self.margins is not None:
+            named = zip(("left", "right", "up", "down"), self.margins.sides, strict=True)
+            return ", ".join(f"{name} {side}" for name, side in named if side)
+        if self.mask is not None:
+            x, y, width, height = masks.told(masks.hole(self.mask))["box"]
+            return f"{width}x{height} at {x},{y}"
+        return f"{self.factor}x" if self.factor else ""
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; the mask as a PNG in base64, cut to the box around its hole."""
@@ -199,15 +206,10 @@ class Stack:
 
 
 def _needed(one: Beside, folders: Sequence[Path]) -> Image.Image:
-    image = one.found(folders)
-    if image is None:
+    path = one.path(folders)
+    if path is None:
         raise PictureError(f"{one.file!r}, which the edit used, is not beside the picture.", "Put it there.")
-    return image
-
-
-def _said_margins(margins: Margins | None) -> str:
-    named = zip(("left", "right", "up", "down"), margins.sides if margins else (), strict=False)
-    return ", ".join(f"{name} {side}" for name, side in named if side)
+    return masks.upright(open_picture(path))
 
 
 def _packed(mask: Image.Image) -> dict[str, Any]:
