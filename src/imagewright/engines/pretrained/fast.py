@@ -50,7 +50,10 @@ class Unsuited(Exception):
 def attach(pipe: Any, say: Say = lambda text: None) -> None:
     """Puts OpenVINO in front of a pipeline's denoiser and of its autoencoder's two halves."""
     for name, module in _modules(pipe):
-        if not isinstance(module.__dict__.get("forward"), Fast):
+        runner = module.__dict__.get("forward")
+        if isinstance(runner, Fast):
+            runner.say = say
+        elif runner is None:  # any other is a hook of somebody else
             module.forward = Fast(module, name, say)
 
 
@@ -105,11 +108,12 @@ class Fast:
         try:
             call = Call(self.signature, args, kwargs)
             check_ordinary(self.module)
-            run = self._runner(call)
+            (result,) = self._runner(call)(call.tensors)
+            if not torch.isfinite(result).all():
+                raise Unsuited("OpenVINO's numbers overflowed")
         except Unsuited as why:
             self.reason = str(why)
             return self.original(*args, **kwargs)
-        (result,) = run(call.tensors)
         result = result.to(next(self.module.parameters()).dtype)
         return (result,) if call.as_tuple else result
 
@@ -338,24 +342,30 @@ def look(module: nn.Module) -> bytes:
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             digest.update(part.padding_mode.encode())
-    for name in sorted({type(p).__name__ for p in getattr(module, "attn_processors", {}).values()}):
-        digest.update(name.encode())
+    digest.update(_processors(module).encode())
     with torch.no_grad():
         for tensor in module.state_dict(keep_vars=True).values():
-            flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach().flatten()
-            digest.update(_bytes(flat[:: max(1, flat.numel() // 32)].contiguous()))
+            every = max(1, tensor.numel() // 32)
+            spread = tensor.detach().as_strided((tensor.numel() // every,), (every,))  # in the order of the memory
+            digest.update(_bytes(spread.contiguous()))
     return digest.digest()
 
 
 def weights_hash(module: nn.Module) -> str:
     """A hash of a module's structure and of every number in it."""
-    digest = hashlib.sha256(f"{type(module).__name__} {getattr(module, 'config', '')} {module}".encode())
-    digest.update(repr(sorted({type(p).__name__ for p in getattr(module, "attn_processors", {}).values()})).encode())
+    config = {key: value for key, value in dict(getattr(module, "config", {})).items() if not key.startswith("_")}
+    digest = hashlib.sha256(
+        f"{json.dumps(config, sort_keys=True, default=str)} {module} {_processors(module)}".encode()
+    )
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(_bytes(tensor.detach().contiguous()))
     return digest.hexdigest()
+
+
+def _processors(module: nn.Module) -> str:
+    return repr(sorted({type(p).__name__ for p in getattr(module, "attn_processors", {}).values()}))
 
 
 def _bytes(tensor: torch.Tensor) -> Any:

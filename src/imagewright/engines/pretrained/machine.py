@@ -61,10 +61,8 @@ def plan(path: Path, width: int, height: int, images: int = 1, device: str | Non
     rows = 2 * images  # with and without the words
     if device == "cpu":
         return _on_cpu(counts, width * height, rows)
-    if device.startswith("cuda"):
-        free = torch.cuda.mem_get_info(torch.device(device))[0]
-        return _on_gpu(counts, width * height, rows, device, _gpu_format(device), free)
-    return _on_gpu(counts, width * height, rows, device, torch.float16, available())
+    free = torch.cuda.mem_get_info(torch.device(device))[0] if device.startswith("cuda") else available()
+    return _on_gpu(counts, width * height, rows, device, free)
 
 
 def parameters(path: Path) -> dict[str, int]:
@@ -94,6 +92,11 @@ def has_bf16() -> bool:
     return any(known().get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
 
 
+def has_openvino() -> bool:
+    """Whether the extra `openvino` is installed."""
+    return find_spec("openvino") is not None
+
+
 def available() -> int:
     """Bytes of memory that can be had: the system's, or less where a control group sets a limit."""
     import psutil  # comes with accelerate
@@ -114,7 +117,7 @@ def _on_cpu(counts: dict[str, int], pixels: int, rows: int) -> Plan:
     import psutil
 
     total, free = sum(counts.values()), available()
-    dtype = torch.bfloat16 if has_bf16() else torch.float32
+    dtype = number_format("cpu")
     room = ROOM * free
     if total * dtype.itemsize + _tile_memory(dtype) > room and dtype == torch.float32:
         dtype = torch.bfloat16  # slower without the instructions for it, but it may fit
@@ -126,7 +129,7 @@ def _on_cpu(counts: dict[str, int], pixels: int, rows: int) -> Plan:
             "Choose a smaller one (imagewright models --recommended), or close other programs.",
         )
     heavy = sum(count for name, count in counts.items() if name in (*DENOISERS, "vae", ""))
-    with_openvino = find_spec("openvino") is not None and whole + 2 * heavy * dtype.itemsize <= room
+    with_openvino = has_openvino() and whole + 2 * heavy * dtype.itemsize <= room
     reason = f"{_name(dtype)} on the CPU, {_gigabytes(whole)} of {_gigabytes(free)}"
     return Plan(
         dtype,
@@ -138,8 +141,8 @@ def _on_cpu(counts: dict[str, int], pixels: int, rows: int) -> Plan:
     )
 
 
-def _on_gpu(counts: dict[str, int], pixels: int, rows: int, device: str, dtype: torch.dtype, free: int) -> Plan:
-    room = ROOM * free
+def _on_gpu(counts: dict[str, int], pixels: int, rows: int, device: str, free: int) -> Plan:
+    room, dtype = ROOM * free, number_format(device)
     weights, largest = (dtype.itemsize * count for count in (sum(counts.values()), max(counts.values(), default=0)))
     whole, tiled = _activations(pixels, rows, dtype), _tile_memory(dtype)
     for offload, resident in (("", weights), ("model", largest)):
@@ -152,9 +155,13 @@ def _on_gpu(counts: dict[str, int], pixels: int, rows: int, device: str, dtype: 
     return Plan(dtype, device, True, "sequential", True, reason=said)
 
 
-def _gpu_format(device: str) -> torch.dtype:
-    major, _ = torch.cuda.get_device_capability(device)
-    if major >= 8:
+def number_format(device: str) -> torch.dtype:
+    """The fastest format that is safe on `device`."""
+    if device == "cpu":
+        return torch.bfloat16 if has_bf16() else torch.float32
+    if not device.startswith("cuda"):
+        return torch.float16
+    if torch.cuda.get_device_capability(device)[0] >= 8:
         return torch.bfloat16
     if "GTX 16" in torch.cuda.get_device_name(device):
         return torch.float32  # these cards give NaN in half precision, hence black pictures
