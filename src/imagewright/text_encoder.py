@@ -113,9 +113,14 @@ class NumpyTextEncoder:
         for layer in range(self.depth):
             x = self._layer(x, mask, f"layers.{layer}.")
         tokens = _rms_norm(x) * w["norm.weight"]
-        mean = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
         padded = np.pad(tokens, ((0, 0), (0, length - longest), (0, 0)))
-        return padded.astype(np.float32), (mean @ w["pool.weight"].T).astype(np.float32)
+        return padded.astype(np.float32), self.pooled(tokens, mask)
+
+    def pooled(self, tokens: Floats, mask: NDArray[np.bool_]) -> Floats:
+        """(B, width) of tokens (B, L, width) with their mask (B, L)."""
+        mean = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+        vector: Floats = (mean @ self.weights["pool.weight"].T).astype(np.float32)
+        return vector
 
     def _layer(self, x: Floats, mask: NDArray[np.bool_], name: str) -> Floats:
         w, (B, L, D) = self.weights, x.shape

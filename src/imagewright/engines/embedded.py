@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.resources import files
@@ -19,9 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imagewright.engines.engine import Engine, ModelInfo, capabilities, options_of, seed_of, source_of
+from imagewright.engines.engine import (
+    WORDING,
+    Engine,
+    ModelInfo,
+    capabilities,
+    options_of,
+    seed_of,
+    source_of,
+    steering_of,
+)
 from imagewright.engines.runners import runner
 from imagewright.errors import ModelCorruptError, ModelNotFoundError
+from imagewright.models.steering import Steering
 from imagewright.request import Adjustment, ImageRequest
 from imagewright.text import Tokenizer
 from imagewright.text_encoder import NumpyTextEncoder, digest, read_packed, shipped
@@ -135,21 +146,44 @@ class ExportedModel:
                 watch.told(before * total + done, request.n * total)
 
             one = Watch(told, watch.trace, pieces)
-            images.append(to_picture(self._runner.draw(self, words, options, seed_of(request, index), one, source)))
+            said = self.steered(words, request.prompt, steering_of(request, index))
+            images.append(to_picture(self._runner.draw(self, said, options, seed_of(request, index), one, source)))
         return images, adjustments
 
     def words(self, request: ImageRequest) -> tuple[dict[str, NDArray[Any]], list[Adjustment]]:
         """The encoded prompt, two rows each (the wanted and the avoided), and what was cut off."""
         texts, limit = [request.prompt, request.negative_prompt], self.description["max_tokens"]
-        ids, grams, mask, cut = self.tokenizer.encode(texts, limit)
+        ids, grams, mask, _ = self.tokenizer.encode(texts, limit)
         text, pooled = self.encode_text(ids, grams, mask)
         style = self.description["styles"][request.style] if request.style else 0
-        adjustments = [
-            Adjustment(field, f"{limit + more} tokens", f"{limit} tokens", "the model reads no further")
-            for field, more in zip(("prompt", "negative_prompt"), cut, strict=True)
-            if more
-        ]
-        return {"text": text, "pooled": pooled, "text_mask": mask, "style": np.array([style, 0], np.int64)}, adjustments
+        words = {"text": text, "pooled": pooled, "text_mask": mask, "style": np.array([style, 0], np.int64)}
+        return words, unread(self.tokenizer, request, limit)
+
+    def steered(self, words: dict[str, NDArray[Any]], prompt: str, steering: Steering) -> dict[str, NDArray[Any]]:
+        """The words with those of the prompt, their first row, changed."""
+        if steering.idle:
+            return words
+        weights = self.tokenizer.weights(prompt, steering.emphasis, self.description["max_tokens"])
+        first, mask = words["text"][:1], words["text_mask"][:1]
+        first = steering.steered(first, mask, weights, prompt)
+        pooled = self.encode_text.pooled(first, mask)
+        return {
+            **words,
+            "text": np.concatenate([first, words["text"][1:]]),
+            "pooled": np.concatenate([pooled, words["pooled"][1:]]),
+        }
+
+
+def unread(tokenizer: Tokenizer, request: ImageRequest, limit: int) -> list[Adjustment]:
+    """What of a request's words lies behind the `limit` tokens that a model reads."""
+    found = []
+    for field in ("prompt", "negative_prompt"):
+        text = getattr(request, field)
+        if rest := tokenizer.unread(text, limit):
+            count = len(tokenizer.names(text, len(text)))
+            reason = f"the model reads no further, and not: {textwrap.shorten(rest, 200, placeholder=' ...')}"
+            found.append(Adjustment(field, f"{count} tokens", f"{limit} tokens", reason))
+    return found
 
 
 def to_picture(pixels: Floats) -> Image.Image:
@@ -227,7 +261,7 @@ def _info(path: Path) -> ModelInfo:
         licence=found["licence"],
         capabilities=capabilities(
             found["sampling"],
-            found["runtime"].get("edits", ()),
+            (*found["runtime"].get("edits", ()), *_heard(found["technique"], found["runtime"])),
             size=tuple(found["size"]),
             default_size=tuple(found["default_size"]),
             transparent=found.get("transparent", True),
@@ -238,3 +272,9 @@ def _info(path: Path) -> ModelInfo:
         digest=hashlib.sha256(listed.encode()).hexdigest(),
         extra={"path": str(path.parent), "training_manifest": found["training"]["manifest"]},
     )
+
+
+def _heard(technique: str, runtime: Mapping[str, Any]) -> tuple[str, ...]:
+    """What can be done to the words: all, unless the networks hear none."""
+    deaf = {"gan": "w_mean" not in runtime, "vae": not runtime.get("inputs")}
+    return () if deaf.get(technique, False) else WORDING

@@ -21,6 +21,7 @@ from imagewright.editing import place
 from imagewright.engines import relative
 from imagewright.errors import ModelNotFoundError, UnsupportedError
 from imagewright.models.samplers import SAMPLERS
+from imagewright.models.steering import Steering
 from imagewright.request import (
     EXTRA_OPTIONS,
     FEATURES,
@@ -42,6 +43,7 @@ __all__ = [
     "options_of",
     "seed_of",
     "source_of",
+    "steering_of",
     "strength_of",
 ]
 
@@ -201,6 +203,7 @@ def _said(name: str) -> str:
     return name.replace("_", " ")
 
 
+WORDING = ("emphasis", "variety", "weird")  # the features that are done to encoded words
 STRENGTH = 0.6  # how much of a picture the words change, unless told
 FIELDS = {"steps": "num_inference_steps", "guidance": "guidance_scale"}  # sampling options under another name there
 
@@ -217,7 +220,7 @@ def capabilities(sampling: Mapping[str, Any], edits: Sequence[str] = (), **other
     return Capabilities(
         image="image" in edits,
         mask="mask" in edits,
-        features=tuple(name for name in FEATURES if name in edits),
+        features=tuple(name for name in FEATURES if name in (*edits, *sampling)),
         negative_prompt="guidance" in sampling,
         steps="steps" in sampling,
         guidance="guidance" in sampling,
@@ -241,6 +244,11 @@ def strength_of(request: ImageRequest) -> float:
     if request.strength is not None:
         return request.strength
     return STRENGTH if request.mask is None and not request.instruction else 1.0
+
+
+def steering_of(request: ImageRequest, index: int) -> Steering:
+    """What picture `index` of a request has done to its words."""
+    return Steering(request.emphasis, request.variety, request.weird, seed_of(request, index))
 
 
 def seed_of(request: ImageRequest, index: int) -> int:

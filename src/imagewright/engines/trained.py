@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from PIL import Image
 
 from imagewright.data.batch import STYLES
-from imagewright.engines.embedded import to_picture
-from imagewright.engines.engine import Engine, ModelInfo, capabilities, options_of, seed_of
+from imagewright.engines.embedded import to_picture, unread
+from imagewright.engines.engine import WORDING, Engine, ModelInfo, capabilities, options_of, seed_of, steering_of
 from imagewright.errors import ModelError, ModelNotFoundError
-from imagewright.models.technique import Cond, Technique
+from imagewright.models.technique import Cond, Prompted, Technique
 from imagewright.request import Adjustment, ImageRequest
 from imagewright.training.checkpoint import load_model, open_model
 from imagewright.watch import Watch
@@ -61,6 +61,7 @@ class TrainedEngine(Engine):
             licence="your own",
             capabilities=capabilities(
                 defaults(technique),
+                (*technique.edits, *(WORDING if hears(technique) else ())),
                 size=(side, side),
                 transparent=True,
                 styles=tuple(run.get("styles", {})),
@@ -73,15 +74,22 @@ class TrainedEngine(Engine):
     def _generate(
         self, request: ImageRequest, model: ModelInfo, watch: Watch
     ) -> tuple[list[Image.Image], list[Adjustment]]:
-        technique = self.technique(model)
+        technique, n = self.technique(model), request.n
         style = STYLES.index(request.style) if request.style else 0
+        steering = [steering_of(request, i) for i in range(n)]
         pictures = technique.sample(
-            Cond([request.prompt] * request.n, [style] * request.n, [request.negative_prompt] * request.n),
-            [seed_of(request, i) for i in range(request.n)],
+            Cond([request.prompt] * n, [style] * n, [request.negative_prompt] * n, steering),
+            [seed_of(request, i) for i in range(n)],
             watch=watch,
             **options_of(request, defaults(technique)),
         )
-        return [to_picture(picture[None].cpu().numpy()) for picture in pictures], []
+        said = unread(technique.tokenizer, request, technique.config.text.max_tokens) if hears(technique) else []
+        return [to_picture(picture[None].cpu().numpy()) for picture in pictures], said
+
+
+def hears(technique: Technique) -> TypeGuard[Prompted]:
+    """Whether its networks look at the words."""
+    return isinstance(technique, Prompted) and bool(getattr(technique, "inputs", True))
 
 
 def defaults(technique: Technique) -> dict[str, Any]:

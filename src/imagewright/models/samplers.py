@@ -246,6 +246,14 @@ SAMPLERS: dict[str, Callable[..., Array]] = {
 }
 
 
+def ended(times: Sequence[float], stop: float) -> list[float]:
+    """The times of the first `stop` (a share, up to 1) of the steps, at least one; the last of them goes to 0 at once,
+    which in every sampler here gives the estimate of x_0."""
+    steps = len(times) - 1
+    kept = max(1, round(stop * steps))
+    return list(times) if kept >= steps else [*times[:kept], 0.0]
+
+
 def observed(denoise: Denoise, times: Sequence[float], seen: Callable[[int, float, Array], None]) -> Denoise:
     """`denoise` that calls seen(step, t, estimate of x_0) with the first estimate in each of the steps of `times`."""
     latest = -1

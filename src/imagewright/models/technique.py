@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from imagewright.data.batch import Batch, TextTokens
+from imagewright.models.steering import Steering
 from imagewright.models.text import TextConfig, TextEncoder
 from imagewright.text import Tokenizer
 from imagewright.watch import Watch
@@ -30,11 +31,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class Cond:
-    """What to make, one row a picture: `prompts` and `negative` (texts), `style` (indices into STYLES)."""
+    """What to make, one row a picture: `prompts` and `negative` (texts), `style` (indices into STYLES), and what is
+    done to the prompt's words (`steering`)."""
 
     prompts: Sequence[str]
     style: Sequence[int]
     negative: Sequence[str] | None = None
+    steering: Sequence[Steering] | None = None
 
 
 WORDS = ("text", "pooled", "text_mask", "style")  # the inputs that exported graphs take of a Words
@@ -195,7 +198,19 @@ class Prompted(Technique):
     def wanted_and_avoided(self, cond: Cond, row: int) -> Words:
         """Two rows for guidance: the prompt in its style, and the negative prompt in none."""
         avoid = cond.negative[row] if cond.negative else ""
-        return self.prompted([cond.prompts[row], avoid], [cond.style[row], 0])
+        words = self.prompted([cond.prompts[row], avoid], [cond.style[row], 0])
+        if cond.steering is None or cond.steering[row].idle:
+            return words
+        return self._steered(words, cond.prompts[row], cond.steering[row])
+
+    def _steered(self, words: Words, prompt: str, steering: Steering) -> Words:
+        """With the first row, which are the words of `prompt`, changed."""
+        weights = self.tokenizer.weights(prompt, steering.emphasis, words.tokens.shape[1])
+        first, mask = words.tokens[:1], words.mask[:1]
+        found = steering.steered(first.detach().cpu().numpy(), mask.cpu().numpy(), weights, prompt)
+        changed = torch.from_numpy(found).to(first)
+        tokens = torch.cat([changed, words.tokens[1:]])
+        return replace(words, tokens=tokens, pooled=torch.cat([self.text.pooled(changed, mask), words.pooled[1:]]))
 
     def example_words(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Two rows of WORDS to export a graph with."""

@@ -125,9 +125,12 @@ class TextEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x, mask[:, None, None])
         tokens = self.norm(x)
+        return tokens, self.pooled(tokens, mask)
+
+    def pooled(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """(B, width) of tokens (B, L, width) with their mask (B, L)."""
         weight = mask.unsqueeze(-1).to(tokens.dtype)
-        mean = (tokens * weight).sum(1) / weight.sum(1)  # (B, width)
-        return tokens, self.pool(mean)
+        return self.pool((tokens * weight).sum(1) / weight.sum(1))
 
 
 def load_pretrained(dropout: float = 0.0) -> TextEncoder:
