@@ -76,7 +76,7 @@ def test_pairs_with_an_instruction_are_learned_from_a_run_on(folder: Path, tmp_p
     for name, tensor in base.network.state_dict().items():
         assert torch.allclose(tensor, tuned.network.state_dict()[name], atol=1e-5), name
     deeper = changed | {"network.depth": "1"}
-    with pytest.raises(OptionError, match="another shape"):
+    with pytest.raises(OptionError, match="other parts"):
         run("diffusion", data, "tiny", tmp_path / "other", deeper, **start)  # type: ignore[arg-type]
 
 

@@ -86,6 +86,8 @@ class DiffusionConfig:
             raise ValueError("The edm prediction and the edm process go together.")
         if self.times == "log_normal" and self.process != "edm":
             raise ValueError("log_normal times are for the edm process.")
+        if getattr(self.network, "copies", False) and self.prediction != "x0":
+            raise ValueError("A network that copies what is known predicts x0.")
 
 
 class Diffusion(Prompted):
@@ -199,11 +201,12 @@ class Diffusion(Prompted):
         """Pictures (B, 4, H, W) in [-1, 1]. Each row is made alone, so a seed is one picture at any batch size.
 
         `source`: the picture to start from, if any. `watch` is told of each picture done."""
-        chosen, start = self.chosen(options), self._start(source)
+        chosen = self.chosen(options)
         rows: list[Tensor] = []
         for row, seed in enumerate(seeds):
             words = self.wanted_and_avoided(cond, row)
             pieces = self.tokenizer.names(cond.prompts[row], self.config.text.max_tokens)
+            start = self._start(source, words[1:], chosen["steps"])
             rows.append(self._drawn(seed, words, chosen, watch, start, pieces=pieces))
             watch.told(len(rows), len(seeds))
         return torch.cat(rows).clamp(-1, 1)
@@ -220,7 +223,7 @@ class Diffusion(Prompted):
         for row in range(len(code)):
             pairs = zip(words[row : row + 1].flat(), avoid.flat(), strict=True)
             both = Words(*(torch.cat(pair) for pair in pairs))
-            rows.append(self._drawn(0, both, chosen, watch, self._start(), code[row : row + 1]))
+            rows.append(self._drawn(0, both, chosen, watch, self._start(None), code[row : row + 1]))
             watch.told(len(rows), len(code))
         return torch.cat(rows).clamp(-1, 1)
 
@@ -229,13 +232,15 @@ class Diffusion(Prompted):
         """The code (B, C, h, w) of pictures, without guidance: DDIM from t = 0 to 1 (arXiv:2010.02502, section 4.3).
 
         `rounds`: fixed-point iterations on each step, so that `render` in as many steps goes the same way back."""
-        start = self._start()
-        condition = (*words.flat(), *(part.expand(len(pixels), -1, -1, -1) for part in (start.known, start.mask)))
+        return self._inverted(self.encoder.encode(pixels), words, steps, rounds)
+
+    def _inverted(self, latents: Tensor, words: Words, steps: int, rounds: int = 1) -> Tensor:
+        condition = (*words.flat(), torch.zeros_like(latents), torch.zeros_like(latents[:, :1]))  # nothing is known
 
         def denoise(x: Tensor, t: float) -> Tensor:
             return self._clipped(self._estimate(x, torch.full((len(x),), t, device=x.device), *condition)[0])
 
-        x = invert_ddim(denoise, self.encoder.encode(pixels), self.process.times(steps)[::-1], self.process, rounds)
+        x = invert_ddim(denoise, latents, self.process.times(steps)[::-1], self.process, rounds)
         return x / self.process.levels(1.0)[1]
 
     def code(self, seed: int) -> Tensor:
@@ -248,14 +253,19 @@ class Diffusion(Prompted):
         angle = cosine.arccos().view(-1, 1, 1, 1)
         return (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / angle.sin()
 
-    def _start(self, source: Source | None = None) -> Start:
-        """Where sampling starts; None: from noise, nothing is known."""
+    def _start(self, source: Source | None, words: Words | None = None, steps: int = 0) -> Start:
+        """Where sampling starts; None: from noise, nothing is known. `words` (one row) and `steps` are for inversion,
+        where pictures are blended."""
         device = next(self.parameters()).device
 
         def encode(pixels: Floats) -> Floats:
             return self.encoder.encode(torch.from_numpy(pixels).to(device)).float().cpu().numpy()
 
-        return start_of(source, encode, self.encoder.shape).map(lambda array: torch.from_numpy(array).to(device))
+        def invert(latents: Floats) -> Floats:
+            assert words is not None
+            return self._inverted(torch.from_numpy(latents).to(device), words, steps).cpu().numpy()
+
+        return start_of(source, encode, invert, self.encoder.shape).map(lambda a: torch.from_numpy(a).to(device))
 
     def _drawn(
         self,

@@ -2,8 +2,9 @@
 
 Deviations: adaLN-single (PixArt-alpha, arXiv:2310.00426), rotary positions over two axes, QK-norm, no biases, and
 text as extra keys and values of every attention instead of cross-attention layers. The input carries three things
-along channels: the noised picture, a known picture, and a mask of where it is known, so that filling and expanding
-need no second model.
+along channels: the noised picture, a known picture, and a mask of where it is known (-1: it is the picture that an
+instruction changes), so that filling, expanding and editing need no second model. A network that predicts x_0 may
+copy: a gate for each number of the output mixes in the known picture (as pointers copy words, arXiv:1704.04368).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from imagewright.models.layers import Block, rms_norm, rotary_table, text_bias, 
 @dataclass(frozen=True)
 class DiTConfig:
     """`channels` and `side` of the input, `patch` a side; transformer `width`, `depth`, `heads`, `mlp_ratio`;
-    `text_width` of the text encoder's outputs; `styles` known by index."""
+    `text_width` of the text encoder's outputs; `styles` known by index; `copies`: whether it can copy the known
+    picture."""
 
     channels: int = 16
     side: int = 8
@@ -31,6 +33,10 @@ class DiTConfig:
     text_width: int = 256
     styles: int = 6
     dropout: float = 0.0
+    copies: bool = False
+
+
+MOSTLY = 2.0  # where the copying gate starts: what is known stays, until the network learns better
 
 
 class DiT(nn.Module):
@@ -50,6 +56,7 @@ class DiT(nn.Module):
         )
         self.final = nn.Linear(width, 2 * width)
         self.patch_out = nn.Linear(width, config.channels * patch**2)
+        self.copy = nn.Linear(width, config.channels * patch**2) if config.copies else None
         cos, sin = rotary_table(config.side // patch, width // config.heads)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -63,6 +70,9 @@ class DiT(nn.Module):
                     nn.init.zeros_(module.bias)
         for linear in (self.modulation, self.final, self.patch_out):  # each block starts as the identity
             nn.init.zeros_(linear.weight)
+        if self.copy is not None:
+            nn.init.zeros_(self.copy.weight)
+            nn.init.constant_(self.copy.bias, MOSTLY)
         nn.init.normal_(self.style.weight, std=0.02)
 
     def forward(
@@ -77,7 +87,7 @@ class DiT(nn.Module):
         mask: Tensor,
         maps: list[Tensor] | None = None,
     ) -> Tensor:
-        """x, known (B, C, h, w), mask (B, 1, h, w) with 1 where known, t (B,), text (B, L, text_width),
+        """x, known (B, C, h, w), mask (B, 1, h, w) with 1 or -1 where known, t (B,), text (B, L, text_width),
         pooled (B, text_width), text_mask (B, L) bool, style (B,) int64 -> (B, C, h, w).
 
         `maps`, if given, gets each block's attention to the text tokens, (B, N, L)."""
@@ -90,7 +100,12 @@ class DiT(nn.Module):
         for block in self.blocks:
             h = block(h, modulation, text, bias, cos, sin, maps)
         shift, scale = self.final(cond)[:, None].chunk(2, dim=-1)
-        return self._unpatchify(self.patch_out(rms_norm(h) * (1 + scale) + shift))
+        h = rms_norm(h) * (1 + scale) + shift
+        out = self._unpatchify(self.patch_out(h))
+        if self.copy is None:
+            return out
+        gate = self._unpatchify(self.copy(h).sigmoid()) * mask.abs()
+        return out + gate * (known - out)
 
     def _patchify(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, N, C * p * p)."""

@@ -150,13 +150,14 @@ def _built(job: _Job) -> Technique:
 
 
 def _begin_from(built: Technique, folder: Path) -> None:
-    """Copy the averaged weights of a run into a model of the same shape."""
+    """Copy the averaged weights of a run into a model of the same shape. A gate for copying may be new in it."""
+    fix = "Use its preset and its --set values."
     try:
-        built.load_state_dict(load_model(folder).state_dict())
+        missing, more = built.load_state_dict(load_model(folder).state_dict(), strict=False)
     except RuntimeError as error:
-        raise OptionError(
-            f"The model in {folder} has another shape.", "Use its preset and its --set values."
-        ) from error
+        raise OptionError(f"The model in {folder} has another shape.", fix) from error
+    if more or any(not name.startswith("network.copy.") for name in missing):
+        raise OptionError(f"The model in {folder} has other parts.", fix)
 
 
 def _preset(technique: str, name: str) -> Preset:
