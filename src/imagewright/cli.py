@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagewright import __version__, cli_compare, cli_edit, cli_evaluation, cli_explore, cli_training
+from imagewright import (
+    __version__,
+    cli_compare,
+    cli_edit,
+    cli_evaluation,
+    cli_explore,
+    cli_grid,
+    cli_models,
+    cli_training,
+)
 from imagewright import cli_options as opt
 from imagewright import prompt as language
 from imagewright.cli_output import (
@@ -24,7 +33,6 @@ from imagewright.cli_output import (
     say,
     say_error,
     say_json,
-    size_text,
     table,
 )
 from imagewright.cli_results import asked, save, tell, utf8
@@ -144,7 +152,8 @@ def generate(
     given = {**asked(context.params), "output_format": target.output_format}
     if size is not None:
         given["size"] = parse_size(size)
-    requests = [job.request(cache(open_picture), **given) for job in jobs]
+    opened = cache(open_picture)
+    requests = [job.request(opened, **given) for job in jobs]
     done: list[tuple[ImageResult, list[Path], list[str]]] = []
     try:
         with progress_bar("drawing", shown=not quiet) as progress:
@@ -178,28 +187,6 @@ def _tracer(folder: Path | None) -> Trace | None:
     from imagewright.evaluation.trace import Trace
 
     return Trace(folder)
-
-
-@app.command()
-def models(as_json: opt.AsJson = False) -> None:
-    """List the models that are here."""
-    from imagewright.engines.catalog import Catalog
-
-    listings = Catalog().listings()
-    if as_json:
-        say_json({"engines": [asdict(listing) for listing in listings]})
-        return
-    rows: list[tuple[str, ...]] = [("MODEL", "ENGINE", "TECHNIQUE", "SIZE", "FILES", "LICENCE", "WHERE")]
-    for info in (info for listing in listings for info in listing.models):
-        pixels = "x".join(str(side) for side in info.capabilities.size)
-        where = str(info.extra.get("path", ""))
-        rows.append((info.name, info.engine, info.technique, pixels, size_text(info.size_bytes), info.licence, where))
-    table(rows)
-    for listing in listings:
-        if listing.problem:
-            say(f"{listing.engine}: {listing.problem} Fix: {listing.fix}")
-        elif not listing.models:
-            say(f"{listing.engine}: no model by name; give a folder with --model")
 
 
 @app.command()
@@ -252,20 +239,26 @@ _MEANING = {
 def reproduce(
     file: opt.File,
     model: opt.Model = None,
+    original: opt.Original = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Make a picture again and compare the pixels.
 
-    The request comes from the record in the file. Exit code 1 where the pixels differ.
+    The request comes from the record in the file; of an edited picture, all its edits are made again from the
+    original. Exit code 1 where the pixels differ.
     """
-    from imagewright.reproduce import compare, read_request
+    from imagewright.chain import record_of
+    from imagewright.reproduce import compare, compare_edits, read_request
 
-    workshop = Workshop()
-    request, record = read_request(file, workshop.catalog, model)
-    if not as_json:
-        say(f"prompt: {request.prompt}\nmodel: {request.model}  seed: {request.seed}")
+    workshop = Workshop(say=note)
     with progress_bar("drawing again", shown=not as_json) as progress:
-        found = compare(file, request, record, workshop, progress)
+        if "edits" in (record_of(file)[0] or {}):
+            found = compare_edits(file, workshop, original, model, progress)
+        else:
+            request, record = read_request(file, workshop.catalog, model)
+            if not as_json:
+                say(f"prompt: {request.prompt}\nmodel: {request.model}  seed: {request.seed}")
+            found = compare(file, request, record, workshop, progress)
     if found.digests:
         note(f"the model's files differ: recorded {found.digests[0][:12]}, present {found.digests[1][:12]}")
     if as_json:
@@ -297,8 +290,10 @@ def doctor(as_json: opt.AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+cli_models.add_to(app)
 cli_edit.add_to(app)
 cli_training.add_to(app)
 cli_evaluation.add_to(app)
 cli_compare.add_to(app)
 cli_explore.add_to(app)
+cli_grid.add_to(app)
