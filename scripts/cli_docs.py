@@ -27,8 +27,9 @@ def page() -> str:
 
 def _sections(command: Any, name: str) -> list[str]:
     children = getattr(command, "commands", {})
-    if children:
-        return [line for child in children.values() for line in _sections(child, f"{name} {child.name}")]
+    below = [line for child in children.values() for line in _sections(child, f"{name} {child.name}")]
+    if children and not command.invoke_without_command:
+        return below
     arguments = [param for param in command.params if param.param_type_name == "argument"]
     options = [param for param in command.params if param.param_type_name == "option"]
     usage = " ".join([name, *(argument.name.upper() for argument in arguments), "[OPTIONS]"])
@@ -36,7 +37,7 @@ def _sections(command: Any, name: str) -> list[str]:
     lines += ["| | |", "|---|---|"]
     lines += [f"| `{argument.name.upper()}` | {_text(argument)} |" for argument in arguments]
     lines += [f"| `{', '.join([*option.opts, *option.secondary_opts])}` | {_text(option)} |" for option in options]
-    return [*lines, ""]
+    return [*lines, "", *below]
 
 
 def _text(param: Any) -> str:

@@ -15,10 +15,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
-import shutil
 import sys
-import tempfile
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -28,16 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock  # comes with torch
-from platformdirs import user_cache_path
 from torch import nn
 
+from imagewright.engines.pretrained import conversions
+from imagewright.engines.pretrained.conversions import Kept
 from imagewright.request import Adjustment
 
 ENOUGH = 30.0  # dB of PSNR against torch; bfloat16 against float32 gives 45 to 60
 KEPT = 2  # compiled shapes of each module; more would fill the memory
 _ORDINARY = ("torch.nn.", "diffusers.models.")
-_WEIGHTS, _GRAPH, _ABOUT = "model.bin", "model.xml", "about.json"
 
 Say = Callable[[str], None]
 Run = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
@@ -123,7 +119,7 @@ class Fast:
             weights = weights_hash(self.module)
             self._hash = (seen, weights)
             self._compiled.clear()
-        key = weights + call.shapes
+        key = weights + call.structure + call.shapes
         if key in self._unsuited:
             raise Unsuited(self._unsuited[key])
         if key not in self._compiled:
@@ -139,8 +135,8 @@ class Fast:
 
     def _open(self, call: Call, weights: str) -> Run:
         """The module compiled for these shapes, converted first where no conversion is kept, and checked."""
-        kept = Kept(weights + call.structure)
-        with self._plain(), kept.lock():
+        kept = Kept(f"{openvino().__version__} {torch.__version__} {weights} {call.structure}")
+        with self._plain(), _said_unsuited(), kept.lock():
             if not kept.there():
                 self._convert(call, kept)
             try:
@@ -150,19 +146,18 @@ class Fast:
                 try:
                     run = compiled_file(kept.graph, call.tensors)
                 except RuntimeError as error:
-                    raise Unsuited(f"OpenVINO cannot compile it: {_first_line(error)}") from error
-            checks = kept.about["checks"]
-            if call.shapes not in checks:
-                checks[call.shapes] = psnr(run(call.tensors)[0], self._by_torch(call))
-                kept.write_about()
-                self.say(f"{self.name} through OpenVINO: {checks[call.shapes]:.1f} dB against torch")
-        if not checks[call.shapes] >= ENOUGH:
-            raise Unsuited(f"OpenVINO's output is off by too much ({checks[call.shapes]:.1f} dB against torch)")
+                    raise Unsuited(f"OpenVINO cannot compile it: {_last_line(error)}") from error
+            if call.shapes not in kept.about["checks"]:
+                kept.checked(call.shapes, psnr(run(call.tensors)[0], self._by_torch(call)))
+                self.say(f"{self.name} through OpenVINO: {kept.about['checks'][call.shapes]:.1f} dB against torch")
+        found = kept.about["checks"][call.shapes]
+        if not found >= ENOUGH:
+            raise Unsuited(f"OpenVINO's output is off by too much ({found:.1f} dB against torch)")
         return run
 
     def _convert(self, call: Call, kept: Kept) -> None:
         size = 4 * sum(p.numel() for p in self.module.parameters())
-        self.say(f"converting {self.name} for OpenVINO, once; it is kept in {kept.folder.parent}")
+        self.say(f"converting {self.name} for OpenVINO, once, in a minute or two; it is kept in {kept.folder.parent}")
         _check_memory(2 * size)
         copy = deepcopy(self.module).float()
         copy.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -170,11 +165,10 @@ class Fast:
         with torch.inference_mode(False), torch.no_grad():
             expected = _Traced(copy, call)(*(value.clone() for value in values))
             model = converted(_Traced(copy, call), values)
-        kept.save(model, {"module": type(self.module).__name__, "checks": {}})
-        del model
+        kept.save(lambda path: openvino().save_model(model, path, compress_to_fp16=True))
         run = compiled_file(kept.graph, call.tensors)
-        kept.about["checks"][call.shapes] = found = psnr(run(call.tensors)[0], expected)
-        kept.write_about()
+        found = psnr(run(call.tensors)[0], expected)
+        kept.checked(call.shapes, found)
         self.say(f"{self.name} through OpenVINO: {found:.1f} dB against torch in float32, {kept.megabytes:.0f} MB")
 
     def _by_torch(self, call: Call) -> torch.Tensor:
@@ -256,70 +250,12 @@ class _Traced(nn.Module):
         return result[0] if isinstance(result, tuple) else result  # type: ignore[no-any-return]
 
 
-class Kept:
-    """One conversion in the cache folder."""
-
-    def __init__(self, key: str) -> None:
-        name = hashlib.sha256(f"{openvino().__version__} {torch.__version__} {key}".encode()).hexdigest()[:32]
-        self.folder = cache_folder() / name
-        self.about: dict[str, Any] = {}
-
-    @property
-    def graph(self) -> Path:
-        """The file that OpenVINO reads."""
-        return self.folder / _GRAPH
-
-    @property
-    def megabytes(self) -> float:
-        """Its size on disk."""
-        return sum(file.stat().st_size for file in self.folder.iterdir()) / 1e6
-
-    def lock(self) -> FileLock:
-        """Held while converting, so that two processes do not both convert."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder.with_suffix(".lock"))
-
-    def there(self) -> bool:
-        """Whether a whole conversion is kept; reads what is known of it."""
-        try:
-            self.about = json.loads((self.folder / _ABOUT).read_text("utf-8"))
-            return all((self.folder / name).stat().st_size == size for name, size in self.about["sizes"].items())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return False
-
-    def save(self, model: Any, about: dict[str, Any]) -> None:
-        """Writes a converted model (numbers as float16) in a folder beside, which then takes the place of the old."""
-        made = Path(tempfile.mkdtemp(prefix=".making-", dir=self.folder.parent))
-        try:
-            openvino().save_model(model, made / _GRAPH, compress_to_fp16=True)
-            sizes = {name: (made / name).stat().st_size for name in (_GRAPH, _WEIGHTS)}
-            self.about = {**about, "sizes": sizes}
-            (made / _ABOUT).write_text(json.dumps(self.about), "utf-8")
-            shutil.rmtree(self.folder, ignore_errors=True)
-            os.replace(made, self.folder)
-        except (OSError, RuntimeError) as error:
-            raise Unsuited(f"the conversion cannot be kept in {self.folder.parent}: {_first_line(error)}") from error
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-
-    def write_about(self) -> None:
-        """Keeps what was found out since."""
-        made = self.folder / f".{_ABOUT}.{os.getpid()}"
-        made.write_text(json.dumps(self.about), "utf-8")
-        os.replace(made, self.folder / _ABOUT)
-
-
-def cache_folder() -> Path:
-    """Where conversions are kept. They may be deleted at any time: `imagewright models clear-cache`."""
-    return user_cache_path("imagewright") / "openvino"
-
-
-def clear_cache() -> int:
-    """Deletes all conversions; returns the bytes that are free again."""
-    files = [file for file in cache_folder().rglob("*") if file.is_file()] if cache_folder().is_dir() else []
-    size = sum(file.stat().st_size for file in files)
-    shutil.rmtree(cache_folder(), ignore_errors=True)
-    return size
+@contextmanager
+def _said_unsuited() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unsuited(f"the conversion cannot be kept in {conversions.folder()}: {_last_line(error)}") from error
 
 
 def check_ordinary(module: nn.Module) -> None:
@@ -387,7 +323,7 @@ def converted(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Any:
         try:
             return openvino().convert_model(module.eval(), example_input=tuple(inputs))
         except Exception as error:  # it raises whatever the module does under trace
-            raise Unsuited(f"OpenVINO cannot convert it: {_first_line(error)}") from error
+            raise Unsuited(f"OpenVINO cannot convert it: {_last_line(error)}") from error
 
 
 def compiled_file(graph: Path, tensors: Sequence[torch.Tensor]) -> Run:
@@ -437,6 +373,6 @@ def _check_memory(needed: int) -> None:
         raise Unsuited(f"converting needs {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB is free")
 
 
-def _first_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:200] if lines else type(error).__name__

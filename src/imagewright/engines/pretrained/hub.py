@@ -131,14 +131,21 @@ def _check_safe(there: Sequence[File], parts: set[str], with_weights: set[str]) 
             )
 
 
-def fetch(found: Offer, to: Path | None = None) -> Path:
+def cache_folder() -> Path:
+    """The hub's own cache, where a download goes by default."""
+    return Path(_hub().constants.HF_HUB_CACHE)
+
+
+def fetch(found: Offer, to: Path | None = None, progress: bool = False) -> Path:
     """Downloads an offer into the hub's cache, or into the folder `to`; what is there already is not fetched again.
 
     Raises ModelError, OutputError where the disk is too small, and IntegrityError where a file is not what the hub
     says it is.
     """
     hub = _hub()
-    _check_space(found, to or Path(hub.constants.HF_HUB_CACHE))
+    _check_space(found, to or cache_folder())
+    if not progress:
+        hub.utils.disable_progress_bars()
     with _said(found.repository):
         folder = Path(
             hub.snapshot_download(
@@ -189,7 +196,6 @@ def _hub() -> Any:
 @contextmanager
 def _said(repository: str) -> Iterator[None]:
     """The hub's errors as ours."""
-    import httpx
     from huggingface_hub import errors
 
     try:
@@ -204,14 +210,22 @@ def _said(repository: str) -> Iterator[None]:
         raise ModelNotFoundError(
             f"The hub has no repository {repository} that is open to you.", "Check the name; for a private one log in."
         ) from error
-    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, httpx.TransportError) as error:
-        raise ModelError(
-            "The hub cannot be reached.",
-            "Check the network (and that HF_HUB_OFFLINE is not set), and give the command again: it goes on where it "
-            "stopped.",
-        ) from error
+    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
+        raise _unreachable() from error
     except (errors.HfHubHTTPError, OSError) as error:
         raise ModelError(
             f"The download of {repository} failed: {str(error).strip().splitlines()[0]}",
             "Give the command again: it goes on where it stopped.",
         ) from error
+    except Exception as error:
+        if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):  # of httpx, or what follows it
+            raise _unreachable() from error
+        raise
+
+
+def _unreachable() -> ModelError:
+    return ModelError(
+        "The hub cannot be reached.",
+        "Check the network (and that HF_HUB_OFFLINE is not set), and give the command again: it goes on where it "
+        "stopped.",
+    )
