@@ -3,6 +3,9 @@
     import imagewright
     result = imagewright.generate("a red fox", seed=1)
     result[0].save("fox.png")
+    hat = imagewright.fill("fox.png", "a blue hat", region="25%,0,50%,30%")  # all else stays as it is
+
+More verbs are in imagewright.verbs: vary, blend, restyle, upscale, undo.
 
 Importing this package is cheap: names are loaded when they are first used.
 """
@@ -24,12 +27,16 @@ if TYPE_CHECKING:
     )
     from imagewright.pictures import open_picture
     from imagewright.request import Adjustment, Capabilities, ImageRequest, ImageResult
+    from imagewright.verbs import edit, expand, fill
     from imagewright.workshop import Workshop, generate
 
 __version__ = "0.1.0"
 
 _HOME = {
     "generate": "workshop",
+    "edit": "verbs",
+    "fill": "verbs",
+    "expand": "verbs",
     "Workshop": "workshop",
     "ImageRequest": "request",
     "ImageResult": "request",
@@ -61,6 +68,9 @@ __all__ = [
     "UnsupportedError",
     "Workshop",
     "__version__",
+    "edit",
+    "expand",
+    "fill",
     "generate",
     "open_picture",
 ]

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from imagewright import chain
+from imagewright.editing import masks
+from imagewright.editing.stack import Stack, Step
 from imagewright.engines.catalog import DEFAULT_ENGINE, Catalog
 from imagewright.engines.engine import Progress
 from imagewright.errors import PictureError
@@ -72,6 +75,33 @@ def compare(
     present, recorded = str(result.records[0].get("model_digest", "")), str(made.get("model_digest", ""))
     largest, pixels = difference(open_picture(path), again)
     return Comparison(largest, pixels, None if present == recorded else (recorded, present))
+
+
+def compare_edits(
+    path: Path,
+    workshop: Workshop,
+    original: Path | None = None,
+    model: str | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Re-applies the stack of edits in `path` to its original, and compares as `compare` does.
+
+    `original` is needed where it is not beside the picture; `model` (ENGINE/NAME) may be used although the record
+    names it. Raises PictureError.
+    """
+    record, folders = chain.record_of(path)
+    stack = Stack.of(record)
+    if stack is None or record is None:
+        raise PictureError(f"{str(path)!r} holds no edits.", "Use the file as imagewright wrote it.")
+    image = chain.replayed(stack, workshop, folders, original, [model] if model else [], progress)
+    largest, pixels = difference(masks.upright(open_picture(path)), chain.stored(image, record))
+    digests = [(step.model_digest, _present(step, workshop.catalog)) for step in stack.steps if step.model]
+    return Comparison(largest, pixels, next((pair for pair in digests if pair[0] != pair[1]), None))
+
+
+def _present(step: Step, catalog: Catalog) -> str:
+    engine, name = catalog.find(f"{step.engine}/{step.model}")
+    return engine.find(name).digest
 
 
 def difference(a: Image.Image, b: Image.Image) -> tuple[int, int]:

@@ -242,15 +242,13 @@ def undo(
         raise RequestError(f"{steps} steps cannot be undone: there are {len(stack.steps)}.", "See: imagewright edits")
     left = replace(stack, steps=stack.steps[:-steps])
     image = chain.replayed(left, shop, folders, original, [model] if model else [], progress)
-    left = replace(left, result=place.digest(image))
-    record = records.of_tool(
-        any(step.model for step in left.steps) or bool(stack.prompt),
-        image_sha256=stack.original.sha256,
-        prompt=left.words(),
-        size=list(image.size),
-        verb="undo",
-        **({"edits": left.to_json()} if left.steps else {}),
-    )
+    first = original or stack.original.path(folders)
+    record = None if left.steps or first is None else chain.record_of(first)[0]
+    if record is None:
+        left = replace(left, result=place.digest(image))
+        of_model = bool(stack.prompt) or any(step.model for step in left.steps)
+        record = records.of_tool(of_model, image_sha256=stack.original.sha256, prompt=left.words(), verb="undo")
+        record |= {"size": list(image.size), **({"edits": left.to_json()} if left.steps else {})}
     result = ImageResult(images=(image,), records=(record,), model="", engine="", size=image.size)
     return chain.stored_as(result, **output)
 
@@ -334,7 +332,10 @@ def _words(before: Opened, prompt: str | None, otherwise: str | None = None) -> 
         return made_with, [Adjustment("prompt", None, made_with, "from the picture's record")]
     if otherwise is not None:
         return otherwise, [Adjustment("prompt", None, otherwise, "no words were given")]
-    raise RequestError("What does the picture show?", "Its file does not say: give a few words.")
+    from imagewright.refine.describe import describe
+
+    seen = describe(before.image, 1)[0].text
+    return seen, [Adjustment("prompt", None, seen, "what the picture seems to show")]
 
 
 def _done(

@@ -125,11 +125,11 @@ def from_json(text: str) -> dict[str, Any] | None:
 
 
 def shortened(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with its prompts cut to 2,000 characters each, marked, for containers with little room."""
+    """The record with its prompts cut to 2,000 characters each, and without its edits, marked, for containers with
+    little room."""
     cut = {name: str(record.get(name) or "")[:2000] for name in ("prompt", "negative_prompt")}
-    kept = {
-        name: value for name, value in record.items() if name not in ("emphasis", "prompt_template", "prompt_choices")
-    }
+    long = ("emphasis", "prompt_template", "prompt_choices", "edits")
+    kept = {name: value for name, value in record.items() if name not in long}
     return {**kept, **cut, "adjustments": [], "shortened": True}
 
 
