@@ -150,7 +150,6 @@ def fetch(found: Offer, to: Path | None = None, progress: bool = False) -> Path:
         folder = Path(
             hub.snapshot_download(
                 found.repository,
-                revision=found.revision,
                 allow_patterns=[re.sub(r"([\[\]*?])", r"[\1]", file.path) for file in found.files],
                 local_dir=to,
             )

@@ -67,14 +67,18 @@ def locate(name: str) -> Place:
 
 
 def cached(repository: str) -> Path | None:
-    """The folder of a repository in the hub's local cache, or None."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    """The folder of a repository in the hub's local cache, with what was fetched of it, or None.
 
+    The client's own look-up refuses a repository of which only some files were fetched, as is usual.
+    """
+    from huggingface_hub import constants
+
+    home = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
     try:
-        return Path(snapshot_download(repository, local_files_only=True))
-    except (OSError, HfHubHTTPError, HFValidationError):
+        folder = home / "snapshots" / (home / "refs" / "main").read_text("ascii").strip()
+    except (OSError, ValueError):
         return None
+    return folder if folder.is_dir() else None
 
 
 def refuse_pickle(path: Path) -> None:
