@@ -100,10 +100,16 @@ def _weighted_median(values: Floats, weights: Floats) -> float:
 
 def named_share(pixels: NDArray[np.uint8], colour: str) -> float:
     """The part of the visible picture whose nearest colour of COLOURS is `colour`, in [0, 1]."""
+    return named_shares(pixels).get(colour, 0.0)
+
+
+def named_shares(pixels: NDArray[np.uint8]) -> dict[str, float]:
+    """The part of the visible picture (H, W, 4) that is nearest to each of COLOURS, where any is."""
     seen = pixels[..., 3] > 0
-    is_named = nearest_colour(pixels[seen] / 255.0) == colour
     alpha = pixels[seen][:, 3] / 255.0
-    return float(is_named @ alpha / alpha.sum()) if alpha.sum() else 0.0
+    names, which = np.unique(nearest_colour(pixels[seen] / 255.0), return_inverse=True)
+    parts = np.bincount(which, alpha, minlength=len(names))
+    return {str(name): float(part / alpha.sum()) for name, part in zip(names, parts, strict=True)}
 
 
 def nearest_colour(rgb: NDArray[Any]) -> NDArray[np.str_]:
