@@ -74,6 +74,6 @@ def test_a_broken_stranger_is_listed_and_the_rest_works(monkeypatch: pytest.Monk
     listings = {listing.engine: listing for listing in Catalog().listings()}
     assert "cannot be loaded" in listings["broken"].problem and listings["broken"].fix
     assert "not an imagewright Engine" in listings["wrong"].problem
-    assert [model.name for model in listings["fake"].models] == ["blocks", "opaque"]
+    assert [model.name for model in listings["fake"].models] == ["blocks", "opaque", "painter"]
     with pytest.raises(ModelError):
         Catalog().engine("wrong")
