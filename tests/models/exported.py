@@ -30,8 +30,10 @@ class Exported:
                 )  # fmt: skip
             self.parts[name] = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
-    def run(self, part: str, **inputs: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-        return self.parts[part].run(None, inputs)
+    def run(
+        self, part: str, outputs: list[str] | None = None, **inputs: np.ndarray[Any, Any]
+    ) -> list[np.ndarray[Any, Any]]:
+        return self.parts[part].run(outputs, inputs)
 
 
 def arrays(words: Words) -> dict[str, np.ndarray[Any, Any]]:

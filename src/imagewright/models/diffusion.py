@@ -31,11 +31,11 @@ from imagewright.models.samplers import (
     SAMPLERS,
     Denoise,
     Process,
-    ended,
     guided,
     invert_ddim,
     noise_source,
     observed,
+    stopped,
     word_maps,
 )
 from imagewright.models.start import Start, anchored, begin, decoded_as_tile, rolled, roller, start_of
@@ -282,7 +282,6 @@ class Diffusion(Prompted):
         process, device, encoder = self.process, start.known.device, self.encoder
         noise = _torch_noise(seed, (1, *encoder.shape), device)
         begun, times = begin(start, noise() if code is None else code, process, chosen["steps"])
-        times = ended(times, chosen["stop"])
         offset = roller(seed, encoder.shape[-1]) if chosen["tile"] else None
         maps: dict[float, Tensor] | None = {} if watch.tracing and pieces and offset is None else None
         denoise = self._denoiser(words, start, chosen, offset, maps)
@@ -293,7 +292,7 @@ class Diffusion(Prompted):
 
         if watch.tracing:
             denoise = observed(denoise, times, seen)
-        sampled = SAMPLERS[chosen["sampler"]](denoise, begun, times, process, noise)
+        sampled = stopped(SAMPLERS[chosen["sampler"]], chosen["stop"])(denoise, begun, times, process, noise)
         if maps:
             watch.shown("attention", len(times) - 1, word_maps(maps, len(pieces)).cpu(), words=list(pieces))
         if offset:

@@ -246,12 +246,18 @@ SAMPLERS: dict[str, Callable[..., Array]] = {
 }
 
 
-def ended(times: Sequence[float], stop: float) -> list[float]:
-    """The times of the first `stop` (a share, up to 1) of the steps, at least one; the last of them goes to 0 at once,
-    which in every sampler here gives the estimate of x_0."""
-    steps = len(times) - 1
-    kept = max(1, round(stop * steps))
-    return list(times) if kept >= steps else [*times[:kept], 0.0]
+def stopped(sampler: Callable[..., Array], stop: float) -> Callable[..., Array]:
+    """`sampler` that makes only the first `stop` (a share, up to 1) of the steps, at least one: the last of them is the
+    estimate of x_0 from there."""
+
+    def sample(denoise: Denoise, x: Array, times: Sequence[float], process: Process, noise: Noise) -> Array:
+        steps = len(times) - 1
+        kept = max(1, round(stop * steps))
+        if kept >= steps:
+            return sampler(denoise, x, times, process, noise)
+        return denoise(sampler(denoise, x, times[:kept], process, noise), times[kept - 1])
+
+    return sample
 
 
 def observed(denoise: Denoise, times: Sequence[float], seen: Callable[[int, float, Array], None]) -> Denoise:

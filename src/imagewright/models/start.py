@@ -3,14 +3,15 @@
 Image to image starts from the noised picture (SDEdit, arXiv:2108.01073, section 3). In a fill the network sees the
 cells that stay, as it was trained to; its estimate keeps them at every step, as blended latent diffusion does
 (arXiv:2206.02779, section 4.1). Deviation: a cell that stays in part is set together in pixels and encoded again,
-because one cell is many pixels wide: that halves the seam. Pictures that tile are rolled by another offset at each
-step, so that the network never knows where the border is, and their edges are decoded from inside.
+because one cell is many pixels wide: that halves the seam. A blend starts between the pictures, from the noise between
+those that lead to them (inverted DDIM, arXiv:2010.02502, section 4.3). Pictures that tile are rolled by another offset
+at each step, so that the network never knows where the border is, and their edges are decoded from inside.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,12 +22,14 @@ from imagewright.source import Floats, Source
 
 Maybe = Any  # an Array or None
 Coder = Callable[[Array], Array]
+RENEWED = 0.3  # of the noise of a blend, so that another seed is another picture
 
 
 @dataclass(frozen=True)
 class Start:
     """What the network sees: `known` (1, C, h, w) and `mask` (1, 1, h, w), 1 in cells that stay, -1 where the known
-    picture is the one to change, else 0. `origin` (1, C, h, w), if any, is where sampling starts at t = `strength`.
+    picture is the one to change, else 0. `origin` (1, C, h, w), if any, is where sampling starts at t = `strength`,
+    with the seed's noise, or in a blend with `noise` (1, C, h, w) and some of the seed's.
     Of a fill: `pixels` (1, 4, H, W), `hole` (1, 1, H, W), and the cells that stay as a whole (`stays`) and in part
     (`shared`), (1, 1, h, w)."""
 
@@ -34,6 +37,7 @@ class Start:
     mask: Array
     origin: Maybe = None
     strength: float = 1.0
+    noise: Maybe = None
     pixels: Maybe = None
     hole: Maybe = None
     stays: Maybe = None
@@ -45,11 +49,16 @@ class Start:
         return replace(self, **{name: convert(value) for name, value in found.items()})
 
 
-def start_of(source: Source | None, encode: Coder, shape: tuple[int, ...]) -> Start:
-    """How to sample latents of `shape` (C, h, w) from `source`. `encode`: numpy pixels to numpy latents."""
+def start_of(source: Source | None, encode: Coder, invert: Coder, shape: tuple[int, ...]) -> Start:
+    """How to sample latents of `shape` (C, h, w) from `source`. `encode`: pixels to latents, `invert`: latents to
+    noise, one picture at a time, in numpy."""
     nothing, empty = np.zeros((1, *shape), np.float32), np.zeros((1, 1, *shape[1:]), np.float32)
     if source is None:
         return Start(nothing, empty)
+    if len(source.pixels) > 1:
+        each = [encode(one[None]) for one in source.pixels]
+        between = np.mean(each, axis=0)
+        return Start(nothing, empty, between, source.strength, middle([invert(latents) for latents in each]))
     latents, hole = encode(source.pixels), source.hole
     if hole is None:
         known, mask = (latents, empty - 1) if source.instruction else (nothing, empty)
@@ -57,11 +66,13 @@ def start_of(source: Source | None, encode: Coder, shape: tuple[int, ...]) -> St
     stays, touched = untouched(hole, shape[-1]), 1 - untouched(1 - hole, shape[-1])
     filled = encode(np.where(hole > 0, diffused(source.pixels, hole), source.pixels))
     known, mask = (latents, empty - 1) if source.instruction else (filled, stays)
-    return Start(known, mask, latents, source.strength, source.pixels, hole, stays, touched - stays)
+    return Start(known, mask, latents, source.strength, None, source.pixels, hole, stays, touched - stays)
 
 
 def begin(start: Start, noise: Array, process: Process, steps: int) -> tuple[Array, list[float]]:
     """x at the first of the times, and the times: fewer steps where sampling starts later."""
+    if start.noise is not None:
+        noise = math.sqrt(1 - RENEWED**2) * start.noise + RENEWED * noise
     if start.origin is None or start.strength == 1:
         return process.start(noise), process.times(steps)
     if start.strength == 0:
@@ -69,6 +80,14 @@ def begin(start: Start, noise: Array, process: Process, steps: int) -> tuple[Arr
     times = [start.strength * t for t in process.times(math.ceil(start.strength * steps))]
     alpha, sigma = process.levels(times[0])
     return alpha * start.origin + sigma * noise, times
+
+
+def middle(noises: Sequence[Floats]) -> Floats:
+    """Between standard normal arrays, as long as they are: their mean would be shorter, and hold less noise."""
+    mean = np.mean(noises, axis=0)
+    length = np.mean([np.linalg.norm(noise) for noise in noises])
+    found: Floats = (mean * (length / np.linalg.norm(mean))).astype(np.float32)
+    return found
 
 
 def anchored(denoise: Denoise, start: Start, encode: Coder, decode: Coder) -> Denoise:

@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imagewright.models.samplers import PROCESSES, SAMPLERS, ended, guided, noise_source, observed, word_maps
+from imagewright.models.samplers import (
+    PROCESSES,
+    SAMPLERS,
+    guided,
+    invert_ddim,
+    noise_source,
+    observed,
+    stopped,
+    word_maps,
+)
 from imagewright.models.start import anchored, begin, decoded_as_tile, rolled, roller, start_of
 from imagewright.source import Source
 from imagewright.watch import Watch
@@ -61,41 +70,67 @@ def sample(
     """The latents (1, C, h, w) of one picture."""
     shape, process = tuple(model.runtime["latent"]), PROCESSES[model.runtime["process"]]()
     noise = noise_source(seed, (1, *shape))
-    start = start_of(source, partial(encode, model), shape)
+    start = start_of(source, partial(encode, model), partial(invert, model, words, options["steps"]), shape)
     begun, times = begin(start, noise(), process, options["steps"])
-    times = ended(times, options.get("stop", 1.0))
     steps = len(times) - 1
     offset = roller(seed, shape[-1]) if options.get("tile") else None
-    pieces = watch.words if watch.tracing and offset is None else ()
-    maps: dict[float, Floats] = {}
-    outputs = ["denoised", "attention"] if pieces else ["denoised"]
+    maps: dict[float, Floats] | None = {} if watch.tracing and watch.words and offset is None else None
 
     def rows(x: Floats, t: float, count: int) -> Floats:
-        y, z = offset(t) if offset else (0, 0)
-        seen = {
-            name: np.repeat(rolled(part, y, z), count, axis=0)
-            for name, part in (("x", x), ("known", start.known), ("mask", start.mask))
-        }
-        said = {name: value[:count] for name, value in words.items()}
-        estimate, *attention = model.run("denoiser", outputs, t=np.full(count, t, np.float32), **seen, **said)
-        if attention:
-            maps[t] = attention[0][0]  # (N, L) of the wanted words
-        found: Floats = rolled(estimate, -y, -z)
+        moved = offset(t) if offset else (0, 0)
+        x, known, mask = (rolled(part, *moved) for part in (x, start.known, start.mask))
+        found: Floats = rolled(estimate(model, words, slice(count), t, x, known, mask, maps), -moved[0], -moved[1])
         return found
 
     def both(x: Floats, t: float) -> tuple[Floats, Floats]:
-        estimate = rows(x, t, 2)
-        return estimate[:1], estimate[1:]
+        pair = rows(x, t, 2)
+        return pair[:1], pair[1:]
 
-    def seen(step: int, t: float, estimate: Floats) -> None:
+    def seen(step: int, t: float, denoised: Floats) -> None:
         watch.told(step, steps)
         if watch.tracing:
-            watch.shown("step", step, decode(model, estimate)[0], t=t, sigma=process.levels(t)[1])
+            watch.shown("step", step, decode(model, denoised)[0], t=t, sigma=process.levels(t)[1])
 
     denoise = guided(lambda x, t: rows(x, t, 1), both, options["guidance"], tuple(options["interval"]))
     denoise = anchored(denoise, start, partial(encode, model), partial(decode, model))
-    x: Floats = SAMPLERS[options["sampler"]](observed(denoise, times, seen), begun, times, process, noise)
+    sampler = stopped(SAMPLERS[options["sampler"]], options.get("stop", 1.0))
+    x: Floats = sampler(observed(denoise, times, seen), begun, times, process, noise)
     watch.told(steps, steps)
     if maps:
-        watch.shown("attention", steps, word_maps(maps, len(pieces)), words=list(pieces))
+        watch.shown("attention", steps, word_maps(maps, len(watch.words)), words=list(watch.words))
     return x.astype(np.float32)
+
+
+def estimate(
+    model: Any,
+    words: Mapping[str, Any],
+    rows: slice,
+    t: float,
+    x: Floats,
+    known: Floats,
+    mask: Floats,
+    maps: dict[float, Floats] | None = None,
+) -> Floats:
+    """x_0 (B, C, h, w) from one x_t (1, C, h, w), one row for each of the words'. `maps` gets the attention (N, L)."""
+    said = {name: value[rows] for name, value in words.items()}
+    count = len(said["style"])
+    inputs = {"x": x.astype(np.float32), "known": known, "mask": mask}
+    inputs = {name: np.repeat(value, count, axis=0) for name, value in inputs.items()}
+    outputs = ["denoised"] if maps is None else ["denoised", "attention"]
+    found: Floats
+    found, *attention = model.run("denoiser", outputs, t=np.full(count, t, np.float32), **inputs, **said)
+    if maps is not None:
+        maps[t] = attention[0][0]  # of the wanted words
+    return found
+
+
+def invert(model: Any, words: Mapping[str, Any], steps: int, latents: Floats) -> Floats:
+    """The noise (1, C, h, w) that leads to latents (1, C, h, w) without the wanted words."""
+    process = PROCESSES[model.runtime["process"]]()
+    nothing = np.zeros_like(latents), np.zeros_like(latents[:, :1])
+
+    def denoise(x: Floats, t: float) -> Floats:
+        return estimate(model, words, slice(1, 2), t, x, *nothing)
+
+    noise: Floats = invert_ddim(denoise, latents, process.times(steps)[::-1], process, rounds=1)
+    return noise / np.float32(process.levels(1.0)[1])
