@@ -20,7 +20,7 @@ from PIL import Image
 from imagewright.editing import masks
 from imagewright.editing.masks import Hole
 from imagewright.errors import ModelError
-from imagewright.request import Adjustment, Capabilities, ImageRequest
+from imagewright.request import MAX_SIDE, Adjustment, Capabilities, ImageRequest
 from imagewright.resampling import resize
 
 CONTEXT = 1.5  # the part that the model sees is so many times as long and wide as the hole, where there is room
@@ -296,8 +296,11 @@ def _weights(hole: Hole, feather: int) -> Floats:
 
 def thickness(hole: Hole) -> int:
     """How deep the deepest pixel of the hole lies below its edge, at most; 4,096 where it has no edge."""
-    rows, columns = _runs(hole, 4096), _runs(hole.T, 4096).T
-    return int(np.minimum(rows, columns).max()) - 1 if not hole.all() else 4096
+    if hole.all():
+        return MAX_SIDE
+    left, top, right, bottom = masks.bounds(hole)
+    part = hole[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]  # with the edge around it
+    return int(np.minimum(_runs(part, MAX_SIDE), _runs(part.T, MAX_SIDE).T).max()) - 1
 
 
 def depth(hole: Hole, most: int) -> Floats:
@@ -322,10 +325,11 @@ def depth(hole: Hole, most: int) -> Floats:
 def _runs(hole: Hole, most: int) -> NDArray[np.int32]:
     """Distance (H, W) to the nearest pixel of the same column that stays, up to `most`, and 0 there."""
     height = len(hole)
-    index = np.arange(height)[:, None]
-    before = np.maximum.accumulate(np.where(hole, -most - height, index), axis=0)
-    after = np.minimum.accumulate(np.where(hole, 2 * height + most, index)[::-1], axis=0)[::-1]
-    return np.minimum(np.minimum(index - before, after - index), most).astype(np.int32)
+    index = np.arange(height, dtype=np.int32)[:, None]
+    before = np.maximum.accumulate(np.where(hole, np.int32(-most - height), index), axis=0)
+    after = np.minimum.accumulate(np.where(hole, np.int32(2 * height + most), index)[::-1], axis=0)[::-1]
+    runs: NDArray[np.int32] = np.minimum(np.minimum(index - before, after - index), most)
+    return runs
 
 
 def changed_outside(result: Pixels, original: Pixels, hole: Hole) -> int:
