@@ -116,6 +116,14 @@ def fitting(inner: Size, outer: Size) -> Size:
     return max(1, round(inner[0] * scale)), max(1, round(inner[1] * scale))
 
 
+def inside(picture: Image.Image, size: Size) -> Image.Image:
+    """The whole picture, RGBA, in the middle of a transparent one of `size`."""
+    whole, small = Image.new("RGBA", size), fitting(picture.size, size)
+    small_picture = resize(masks.eight_bit(picture).convert("RGBA"), small)
+    whole.paste(small_picture, ((size[0] - small[0]) // 2, (size[1] - small[1]) // 2))
+    return whole
+
+
 def frame(hole: Hole, can: Capabilities) -> tuple[Box, Size]:
     """The part of a picture that a model sees to fill `hole`, and the size at which it draws that part.
 

@@ -137,7 +137,7 @@ class ExportedModel:
         """`request.n` RGBA pictures at the model's own size."""
         words, adjustments = self.words(request)
         options = options_of(request, self.description["sampling"])
-        source = source_of(request)
+        source = source_of(request, tuple(self.description["size"]))
         pieces = tuple(self.tokenizer.names(request.prompt, self.description["max_tokens"]))
         images = []
         for index in range(request.n):

@@ -204,7 +204,7 @@ def _said(name: str) -> str:
 
 
 WORDING = ("emphasis", "variety", "weird")  # the features that are done to encoded words
-STRENGTH = 0.6  # how much of a picture the words change, unless told
+STRENGTH, BLENDING = 0.6, 0.8  # how much of a picture, or of several, the words change, unless told
 FIELDS = {"steps": "num_inference_steps", "guidance": "guidance_scale"}  # sampling options under another name there
 
 
@@ -232,18 +232,31 @@ def capabilities(sampling: Mapping[str, Any], edits: Sequence[str] = (), **other
     )
 
 
-def source_of(request: ImageRequest) -> Source | None:
-    """The picture that `request`, at the model's own size, starts from."""
-    if request.image is None:
-        return None
-    return Source.of(request.image, request.mask, strength_of(request), request.instruction)
+def source_of(request: ImageRequest, size: tuple[int, int]) -> Source | None:
+    """What `request` starts from; its `image` and `mask` have the model's own `size` already, `images` any.
+
+    Raises UnsupportedError where further pictures meet a mask or an instruction."""
+    if not request.images:
+        if request.image is None:
+            return None
+        return Source.of(request.image, request.mask, strength_of(request), request.instruction)
+    if request.mask is not None or request.instruction:
+        raise UnsupportedError(
+            "This model blends whole pictures only.",
+            "Leave the further pictures away, or the mask and the instruction.",
+        )
+    pictures = [*(() if request.image is None else (request.image,)), *request.images]
+    return Source.blending([place.inside(picture, size) for picture in pictures], strength_of(request))
 
 
 def strength_of(request: ImageRequest) -> float:
-    """How much of its image a request changes: what it says, or STRENGTH; all of a hole, all that is instructed."""
+    """How much of its image a request changes: what it says, or STRENGTH, or more so that several become one; all of a
+    hole, all that is instructed."""
     if request.strength is not None:
         return request.strength
-    return STRENGTH if request.mask is None and not request.instruction else 1.0
+    if request.mask is not None or request.instruction:
+        return 1.0
+    return BLENDING if request.images else STRENGTH
 
 
 def steering_of(request: ImageRequest, index: int) -> Steering:

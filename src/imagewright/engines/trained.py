@@ -11,7 +11,16 @@ from PIL import Image
 
 from imagewright.data.batch import STYLES
 from imagewright.engines.embedded import to_picture, unread
-from imagewright.engines.engine import WORDING, Engine, ModelInfo, capabilities, options_of, seed_of, steering_of
+from imagewright.engines.engine import (
+    WORDING,
+    Engine,
+    ModelInfo,
+    capabilities,
+    options_of,
+    seed_of,
+    source_of,
+    steering_of,
+)
 from imagewright.errors import ModelError, ModelNotFoundError
 from imagewright.models.technique import Cond, Prompted, Technique
 from imagewright.request import Adjustment, ImageRequest
@@ -77,11 +86,13 @@ class TrainedEngine(Engine):
         technique, n = self.technique(model), request.n
         style = STYLES.index(request.style) if request.style else 0
         steering = [steering_of(request, i) for i in range(n)]
+        source = source_of(request, model.capabilities.size)
         pictures = technique.sample(
             Cond([request.prompt] * n, [style] * n, [request.negative_prompt] * n, steering),
             [seed_of(request, i) for i in range(n)],
             watch=watch,
             **options_of(request, defaults(technique)),
+            **({} if source is None else {"source": source}),
         )
         said = unread(technique.tokenizer, request, technique.config.text.max_tokens) if hears(technique) else []
         return [to_picture(picture[None].cpu().numpy()) for picture in pictures], said
