@@ -292,5 +292,6 @@ def _make(params: dict[str, Any], verb: str, make: Make) -> None:
     given = {name: value for name, value in named.items() if name != "mask" and value is not None}
     with progress_bar("drawing", shown=not params["quiet"]) as progress:
         result = make(workshop=Workshop(say=note), progress=progress, **given)
-    paths, warnings = save(result, target, not params["no_metadata"], params["require_credential"])
+    sources = params.get("pictures") or [params["picture"], *([params["like"]] if params.get("like") else [])]
+    paths, warnings = save(result, target, not params["no_metadata"], params["require_credential"], sources)
     tell([(result, paths, warnings)], params["as_json"], params["quiet"], params["open_it"])

@@ -13,6 +13,7 @@ from PIL import Image
 
 from imagewright.cli_output import Target, note, say, say_json
 from imagewright.errors import PromptError
+from imagewright.pictures import read_bytes
 from imagewright.request import ImageRequest, ImageResult, joined
 
 
@@ -63,13 +64,19 @@ def utf8(text: str) -> str:
     return text
 
 
-def save(result: ImageResult, target: Target, with_metadata: bool, require: bool) -> tuple[list[Path], list[str]]:
-    """Writes the pictures; their paths, and why any is not signed. Raises OutputError, ProvenanceError."""
+def save(
+    result: ImageResult, target: Target, with_metadata: bool, require: bool, parents: Sequence[Path] = ()
+) -> tuple[list[Path], list[str]]:
+    """Writes the pictures; their paths, and why any is not signed. `parents` are the files that they were made from.
+
+    Raises OutputError, ProvenanceError.
+    """
     from imagewright.provenance.seal import seal
 
     paths, warnings = [], []
+    sources = [read_bytes(path) for path in parents] if with_metadata else []
     for image, record in zip(result.images, result.records, strict=True):
-        sealed = seal(image, record, with_metadata=with_metadata, require_credential=require)
+        sealed = seal(image, record, with_metadata=with_metadata, require_credential=require, parents=sources)
         paths.append(target.save(sealed.data, dict(record)))
         if sealed.warning and sealed.warning not in warnings:
             warnings.append(sealed.warning)

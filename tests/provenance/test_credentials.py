@@ -6,10 +6,12 @@ import random
 import subprocess
 import sys
 from datetime import timedelta
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from c2pa import Reader
 from PIL import Image
 
 from imagewright.errors import PictureError, ProvenanceError
@@ -156,3 +158,31 @@ def test_two_processes_at_once_agree_on_one_identity(tmp_path: Path) -> None:
     assert chains[0] == chains[1] == identity.load_or_create(tmp_path / "identity").chain
     assert len(list((tmp_path / "identity" / "anchors").iterdir())) == 1
     assert not list((tmp_path / "identity").glob("*.part"))
+
+
+def test_an_edited_picture_keeps_the_credentials_of_those_it_was_made_from(noise: Image.Image, tmp_path: Path) -> None:
+    before = seal(noise, made(noise, "png"), require_credential=True, where=tmp_path).data
+    text = {**made(noise, "png"), "image_sha256": "ab" * 32}
+    after = seal(noise, text, require_credential=True, where=tmp_path, parents=[before, encode(noise, "jpeg")]).data
+    found = credentials.read(after, "png", tmp_path)
+    assert (found.state, found.digital_source_type) == ("trusted", "compositeWithTrainedAlgorithmicMedia")
+    with Reader("image/png", BytesIO(after)) as reader:
+        first, second = reader.get_active_manifest()["ingredients"]
+    assert (first["relationship"], second["relationship"]) == ("parentOf", "componentOf")
+    assert "active_manifest" in first and "active_manifest" not in second
+
+
+def test_a_broken_parent_does_not_break_the_picture_made_from_it(noise: Image.Image, tmp_path: Path) -> None:
+    before = seal(noise, made(noise, "webp"), require_credential=True, where=tmp_path).data
+    broken = before.replace(b"imagewright local signer", b"imagewright other signer")
+    assert broken != before
+    text = {**made(noise, "png"), "image_sha256": "ab" * 32}
+    after = seal(noise, text, require_credential=True, where=tmp_path, parents=[broken]).data
+    assert credentials.read(after, "png", tmp_path).state in ("trusted", "valid")
+
+
+def test_a_picture_changed_without_a_model_says_so(noise: Image.Image, tmp_path: Path) -> None:
+    text = record.of_tool(False, size=[8, 8])
+    data = seal(noise, text, require_credential=True, where=tmp_path).data
+    found = credentials.read(data, "png", tmp_path)
+    assert (found.state, found.digital_source_type) == ("trusted", "algorithmicallyEnhanced")

@@ -7,7 +7,8 @@ pixel changed since; it proves nothing about who the user is. Remote manifests a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +18,7 @@ from imagewright.errors import ProvenanceError
 from imagewright.pictures import MIME
 from imagewright.provenance import identity
 from imagewright.provenance import record as records
+from imagewright.provenance.metadata import SOURCE_TYPES
 
 State = Literal["trusted", "valid", "invalid", "none"]
 _MODEL_LABEL = "org.imagewright.model"
@@ -40,8 +42,17 @@ class Credential:
     problems: tuple[str, ...] = ()
 
 
-def sign(data: bytes, output_format: str, record: Mapping[str, Any], where: Path | None = None) -> bytes:
-    """`data` (png, jpeg or webp) with a signed credential. Raises ProvenanceError."""
+def sign(
+    data: bytes,
+    output_format: str,
+    record: Mapping[str, Any],
+    where: Path | None = None,
+    parents: Sequence[bytes] = (),
+) -> bytes:
+    """`data` (png, jpeg or webp) with a signed credential. Raises ProvenanceError.
+
+    `parents` are the files it was made from, the edited one first: their own credentials stay inside this one.
+    """
     who = identity.load_or_create(where or identity.folder())
     from c2pa import Builder, C2paBuilderIntent, C2paSignerInfo, C2paSigningAlg, Signer
     from c2pa import C2paDigitalSourceType as Kind
@@ -61,11 +72,14 @@ def sign(data: bytes, output_format: str, record: Mapping[str, Any], where: Path
     try:
         signer = Signer.from_info(C2paSignerInfo(C2paSigningAlg.ES256, who.chain, who.key, None))
         builder = Builder(manifest, context=_context(who.root))
-        composite = records.source_type(record).startswith("composite")
-        builder.set_intent(
-            C2paBuilderIntent.CREATE,
-            Kind.COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA if composite else Kind.TRAINED_ALGORITHMIC_MEDIA,
-        )
+        kind = records.source_type(record)
+        name = re.sub("([A-Z])", r"_\1", kind).upper()  # the library's name of IPTC's
+        builder.set_intent(C2paBuilderIntent.EDIT if parents else C2paBuilderIntent.CREATE, getattr(Kind, name))
+        for index, parent in enumerate(parents):
+            told = {"title": "source", "relationship": "componentOf" if index else "parentOf"}
+            builder.add_ingredient(told, _mime(parent), BytesIO(parent))
+        if parents:
+            builder.add_action({"action": "c2pa.edited", "digitalSourceType": SOURCE_TYPES + kind})
         out = BytesIO()
         builder.sign(signer, MIME[output_format], BytesIO(data), out)
     except Exception as error:  # the native library has one broad error class
@@ -96,6 +110,11 @@ def read(data: bytes, output_format: str, where: Path | None = None) -> Credenti
         model=next((a["data"] for a in manifest.get("assertions", []) if a["label"] == _MODEL_LABEL), {}),
         problems=tuple(str(entry.get("explanation") or entry.get("code")) for entry in results.get("failure", [])),
     )
+
+
+def _mime(data: bytes) -> str:
+    """The type of a picture file that was read already."""
+    return MIME["png" if data.startswith(b"\x89PNG") else "webp" if data.startswith(b"RIFF") else "jpeg"]
 
 
 def _source_type(manifest: Mapping[str, Any]) -> str | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from imagewright import vector
 from imagewright.errors import ProvenanceError
 from imagewright.pictures import encode
 from imagewright.provenance import metadata
+from imagewright.provenance import record as records
 
 
 @dataclass(frozen=True)
@@ -29,23 +31,35 @@ def seal(
     with_metadata: bool = True,
     require_credential: bool = False,
     where: Path | None = None,
+    parents: Sequence[bytes] = (),
 ) -> Sealed:
     """The bytes of `image` in the record's format, with its record and a C2PA credential.
 
     Without `with_metadata` the file holds neither. A credential that cannot be made is a warning, or, with
-    `require_credential`, a ProvenanceError. `where` is the folder of the identity (None: the user's).
+    `require_credential`, a ProvenanceError. `where` is the folder of the identity (None: the user's). `parents` are
+    the files that the picture was made from, the edited one first.
     """
-    output_format, compression = record["output_format"], record["output_compression"]
+    output_format = record["output_format"]
+    if output_format == "svg":
+        data = drawn(image, record if with_metadata else None)
+    else:
+        options = metadata.save_options(record, output_format) if with_metadata else {}
+        data = encode(image, output_format, record["output_compression"], **options)
     if not with_metadata:
-        return Sealed(encode(image, output_format, compression))
-    data = encode(image, output_format, compression, **metadata.save_options(record, output_format))
+        return Sealed(data)
     try:
         from imagewright.provenance import credentials
 
-        return Sealed(credentials.sign(data, output_format, record, where))
+        return Sealed(credentials.sign(data, output_format, record, where, parents))
     except (ProvenanceError, ImportError) as error:
         if require_credential:
             if isinstance(error, ProvenanceError):
                 raise
             raise ProvenanceError(f"The picture could not be signed: {error}.", "Reinstall imagewright.") from error
         return Sealed(data, warning=f"The picture carries no credential: {error}")
+
+
+def drawn(image: Image.Image, record: Mapping[str, Any] | None) -> bytes:
+    """The picture as an SVG file, traced where that was not done before, with its record if one is given."""
+    svg = image.info.get("svg") or vector.trace(image).svg
+    return (vector.with_record(svg, records.to_json(record)) if record else svg).encode()
