@@ -30,7 +30,7 @@ def sheet(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int
 def matrix(
     rows: Sequence[Sequence[Picture]], row_labels: Sequence[str], column_labels: Sequence[str], cell: int = 128
 ) -> Picture:
-    """An RGB sheet of `rows`, each with its label on the left if there are any; column labels (lines of text) on top; on white."""
+    """An RGB sheet of `rows`, on white: their labels, if any, on the left, column labels (lines of text) on top."""
     font, left = ImageFont.load_default(size=12), 132 if any(row_labels) else MARGIN
     top = 16 * max(label.count("\n") + 1 for label in column_labels) + MARGIN
     step = cell + MARGIN
