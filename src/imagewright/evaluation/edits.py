@@ -3,7 +3,7 @@ showed together, one change asked in words.
 
 Three answer: the model, the truth (what a perfect model would score, so that a weak rule or judge shows), and the
 picture handed back unchanged (what doing nothing scores). `done` asks whether the change is there, by a rule on the
-pixels for colours, backgrounds and removals, and by the match judge for things that came; `kept` whether what the
+pixels for colours, backgrounds and removals, by the match judge for things that came, by the encoder judge for styles; `kept` whether what the
 instruction did not name looks as before.
 """
 
@@ -27,10 +27,9 @@ from imagewright.engines.catalog import Catalog
 from imagewright.errors import DataError, ModelError
 from imagewright.evaluation.features import Tell
 from imagewright.evaluation.metrics import Estimate, bootstrap, wilson
-from imagewright.evaluation.scenes import verdict
 from imagewright.evaluation.sheet import sheet
 from imagewright.pictures import open_picture
-from imagewright.refine.judge import Judges
+from imagewright.refine.judge import Attributes, Judges
 from imagewright.request import ImageRequest
 
 NAMED = 0.5  # of the pixels that should have a colour have it
@@ -107,8 +106,8 @@ def measured(pictures: Sequence[Image.Image], asked: Sequence[Triple], judges: J
     found["kept"] = wilson(sum(stays), len(stays))
     found["match: new words rather than old"] = _preferred(pictures, asked, judges)
     seen = judges.attributes(list(pictures))
-    right = [all(verdict(one, two.asked).values()) for one, two in zip(seen, asked, strict=True)]
-    found["attribute judge: all right"] = wilson(sum(right), len(right))
+    right = [_is_seen(one, two) for one, two in zip(seen, asked, strict=True) if two.kind in ("colour", "background")]
+    found["attribute judge: new colour seen"] = wilson(sum(right), len(right))
     found["PSNR to the truth"] = bootstrap(
         np.array([_psnr(plain(p, one.after.size), plain(one.after)) for p, one in zip(pictures, asked, strict=True)])
     )
@@ -135,6 +134,14 @@ def is_done(picture: Image.Image, one: Triple, judges: Judges) -> bool:
     words = f"{thing['colour'] or ''} {thing['label']}".strip()
     crop = picture.resize(one.after.size).crop(tuple(thing["box"]))
     return float(judges.match([crop], [words])[0]) >= FITS
+
+
+def _is_seen(seen: Attributes, one: Triple) -> bool:
+    """Whether the attribute judge sees the new background, or the new colour at one of the things."""
+    if one.kind == "background":
+        return seen.background == one.asked["background"]
+    (which,) = one.asked["edit"]["changed"]
+    return one.asked["objects"][which]["colour"] in seen.colours
 
 
 def what_stays(picture: Image.Image, one: Triple) -> dict[str, bool]:
