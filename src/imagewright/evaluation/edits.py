@@ -3,8 +3,8 @@ showed together, one change asked in words.
 
 Three answer: the model, the truth (what a perfect model would score, so that a weak rule or judge shows), and the
 picture handed back unchanged (what doing nothing scores). `done` asks whether the change is there, by a rule on the
-pixels for colours, backgrounds and removals, by the match judge for things that came, by the encoder judge for styles; `kept` whether what the
-instruction did not name looks as before.
+pixels for colours, backgrounds and removals, by the match judge for things that came, by the encoder judge for styles;
+`kept` whether what the instruction did not name looks as before.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def is_done(picture: Image.Image, one: Triple, judges: Judges) -> bool:
 def _is_seen(seen: Attributes, one: Triple) -> bool:
     """Whether the attribute judge sees the new background, or the new colour at one of the things."""
     if one.kind == "background":
-        return seen.background == one.asked["background"]
+        return bool(seen.background == one.asked["background"])
     (which,) = one.asked["edit"]["changed"]
     return one.asked["objects"][which]["colour"] in seen.colours
 
