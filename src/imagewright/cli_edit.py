@@ -12,6 +12,7 @@ from imagewright import verbs
 from imagewright.cli_output import Target, note, progress_bar, say_json, table
 from imagewright.cli_results import asked, save, tell, utf8
 from imagewright.editing import masks
+from imagewright.errors import RequestError
 from imagewright.pictures import open_picture
 from imagewright.request import ImageResult
 from imagewright.workshop import Workshop
@@ -170,6 +171,7 @@ def blend(
     context: typer.Context,
     pictures: opt.Pictures,
     prompt: Annotated[str | None, typer.Option(help="What the picture should show.")] = None,
+    weights: opt.Weights = None,
     strength: opt.Strength = None,
     output: opt.EditOutput = None,
     n: opt.N = 1,
@@ -186,10 +188,21 @@ def blend(
     require_credential: opt.RequireCredential = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Make one picture out of two or more."""
+    """Make one picture out of two or more.
+
+    Without --prompt, the words that they were made with count, else what they seem to show.
+    """
     words = None if prompt is None else utf8(prompt)
+    shares = _numbers(weights) if weights else ()
     params = {**context.params, "picture": pictures[0]}
-    _make(params, "blend", lambda **given: verbs.blend(pictures, words, **given))
+    _make(params, "blend", lambda **given: verbs.blend(pictures, words, weights=shares, **given))
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise RequestError(f"{text!r} are no weights.", "Give a number for each picture, such as 2,1.") from error
 
 
 def restyle(

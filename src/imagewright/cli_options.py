@@ -15,7 +15,8 @@ Compression = Annotated[
 ]
 File = Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP picture.", show_default=False)]
 Format = Annotated[
-    str | None, typer.Option("--format", help="png, jpeg or webp. Default: from the output's name, else png.")
+    str | None,
+    typer.Option("--format", help="png, jpeg, webp or svg (traced). Default: from the output's name, else png."),
 ]
 Guidance = Annotated[float | None, typer.Option("--guidance", help="How closely to follow the words.")]
 MaxTries = Annotated[int | None, typer.Option(help="Draw at most so many. Default: 8, or --best-of if that is more.")]
@@ -87,4 +88,5 @@ Region = Annotated[str | None, typer.Option(help="Where it may change: x,y,width
 SaveMask = Annotated[Path | None, typer.Option(help="Write the mask to this file, to use it again.")]
 Select = Annotated[str | None, typer.Option(help='What to find and change, such as "the hat".')]
 Strength = Annotated[float | None, typer.Option(help="How much may change, 0 to 1.")]
+Weights = Annotated[str | None, typer.Option(help="How much each picture counts, such as 2,1. Default: all the same.")]
 ZoomOut = Annotated[float | None, typer.Option(help="How many times as wide and high the canvas becomes, as 1.5.")]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from imagewright.engines.catalog import Catalog
 from imagewright.errors import PictureError, RequestError, UnsupportedError
 from imagewright.pictures import open_picture
 from imagewright.provenance import record as records
-from imagewright.request import Adjustment, ImageResult
+from imagewright.request import MAX_PICTURES, Adjustment, ImageResult
 from imagewright.watch import Progress
 from imagewright.workshop import Workshop
 
@@ -168,17 +169,46 @@ def blend(
     pictures: Sequence[Picture],
     prompt: str | None = None,
     *,
+    weights: Sequence[float] = (),
     workshop: Workshop | None = None,
     progress: Progress | None = None,
     **fields: Any,
 ) -> ImageResult:
-    """One picture out of two or more. Raises RequestError, PictureError, ModelError."""
+    """One picture out of two or more, by `weights` (to about a sixteenth; the same for all by default).
+
+    Without words, those of all pictures count. Raises RequestError, PictureError, ModelError.
+    """
     if len(pictures) < 2:
         raise RequestError("Blending needs two pictures or more.", "Give another one.")
     shop = workshop or shared()
-    first, *others = (_opened(one, shop, None, fields) for one in pictures)
-    prompt, said = _words(first, prompt)
-    return _done("blend", first, {"prompt": prompt, **fields}, shop, progress, ["image", "images"], others, said=said)
+    opened = [_opened(one, shop, None, fields) for one in pictures]
+    said: list[Adjustment] = []
+    if prompt is None:
+        prompt = " and ".join(dict.fromkeys(_words(one, None)[0] for one in opened))
+        said = [Adjustment("prompt", None, prompt, "from the pictures")]
+    counts = shares(weights or [1] * len(pictures), len(pictures))
+    others = [one for one, count in zip(pictures, [counts[0] - 1, *counts[1:]], strict=True) for _ in range(count)]
+    needs = ["image", "images"]
+    return _done("blend", opened[0], {"prompt": prompt, **fields}, shop, progress, needs, others, said=said)
+
+
+def shares(weights: Sequence[float], pictures: int) -> list[int]:
+    """How often each picture counts: the smallest numbers, 16 together at most, in the proportion of `weights`.
+
+    Raises RequestError.
+    """
+    if len(weights) != pictures or not all(0 < weight < inf for weight in weights):
+        raise RequestError(f"{pictures} pictures need {pictures} weights above 0.", "Give one for each, such as 2,1.")
+    if pictures > MAX_PICTURES:
+        raise RequestError(f"{pictures} pictures are too many.", f"Blend at most {MAX_PICTURES}.")
+
+    def error(counts: list[int]) -> float:
+        pairs = zip(counts, weights, strict=True)
+        return round(max(abs(count / sum(counts) - weight / sum(weights)) for count, weight in pairs), 2)
+
+    totals = range(pictures, MAX_PICTURES + 1)
+    tried = [[max(1, round(weight * total / sum(weights))) for weight in weights] for total in totals]
+    return min((counts for counts in tried if sum(counts) <= MAX_PICTURES), key=error)
 
 
 def restyle(
@@ -202,9 +232,8 @@ def restyle(
     asked = {"prompt": prompt, "strength": RESTYLE, **fields, **({"style": style} if style else {})}
     if like is None:
         return _done("restyle", before, asked, shop, progress, ["image"], said=said)
-    others = [_opened(like, shop, None, fields)]
     needs = ["image", "style_images"]
-    return _done("restyle", before, asked, shop, progress, needs, others, said=said, kind="style_images")
+    return _done("restyle", before, asked, shop, progress, needs, [like], said=said, kind="style_images")
 
 
 def upscale(
@@ -345,7 +374,7 @@ def _done(
     workshop: Workshop,
     progress: Progress | None,
     needs: Sequence[str],
-    others: Sequence[Opened] = (),
+    others: Sequence[Picture] = (),
     *,
     said: Sequence[Adjustment] = (),
     kind: str = "images",
@@ -357,9 +386,11 @@ def _done(
     if model is None:
         has = " and ".join(need.replace("_", " ") for need in needs)
         raise UnsupportedError(f"No such model takes {has}.", "Choose one that does: imagewright models")
-    beside = {kind: tuple(Beside(one.stack.original.file, place.digest(one.image)) for one in others)} if others else {}
-    step = Step.of(verb, asked, mask=mask, margins=margins, pictures=beside)
-    asked = {**asked, "model": model, **({kind: tuple(one.image for one in others)} if others else {})}
+    further = [masks.upright(one if isinstance(one, Image.Image) else open_picture(one)) for one in others]
+    names = ["" if isinstance(one, Image.Image) else Path(one).name for one in others]
+    beside = tuple(Beside(name, place.digest(image)) for name, image in zip(names, further, strict=True))
+    step = Step.of(verb, asked, mask=mask, margins=margins, pictures={kind: beside} if others else {})
+    asked = {**asked, "model": model, **({kind: tuple(further)} if others else {})}
     result = chain.applied(step, before.image, asked, workshop, progress)
     result = chain.with_stack(result, step, before)
     return replace(result, adjustments=(*said, *result.adjustments))

@@ -18,7 +18,7 @@ from imagewright.editing.stack import Beside, Stack, Step
 from imagewright.errors import PictureError, RequestError, UnsupportedError
 from imagewright.pictures import encode, open_picture
 from imagewright.provenance import metadata
-from imagewright.request import ImageResult
+from imagewright.request import ImageRequest, ImageResult
 from imagewright.workshop import Workshop
 
 PAINTER = "fake/painter"
@@ -100,7 +100,7 @@ def test_undo_and_branch(original: Path) -> None:
 
 
 def test_undoing_all_gives_the_original_its_own_record_back(tmp_path: Path) -> None:
-    made = saved(WORKSHOP.make(verbs.chain.ImageRequest(prompt="a fox", model=PAINTER, seed=4)), tmp_path / "fox.png")
+    made = saved(WORKSHOP.make(ImageRequest(prompt="a fox", model=PAINTER, seed=4)), tmp_path / "fox.png")
     edited = saved(fill(made, "0,0,4,4", 1), tmp_path / "edited.png")
     record = verbs.undo(edited, workshop=WORKSHOP).records[0]
     assert (record["prompt"], record["seed"], "edits" in record) == ("a fox", 4, False)
@@ -254,7 +254,7 @@ def test_the_words_of_a_picture() -> None:
 
 
 def test_without_words_those_of_the_picture_count() -> None:
-    made = WORKSHOP.make(chain.ImageRequest(prompt="a fox", model=PAINTER, seed=4))[0]
+    made = WORKSHOP.make(ImageRequest(prompt="a fox", model=PAINTER, seed=4))[0]
     result = verbs.vary(made, model=PAINTER, seed=1)
     assert result.records[0]["prompt"] == "a fox" and result.records[0]["strength"] == verbs.SUBTLE
     assert [one.field for one in result.adjustments] == ["prompt"]
@@ -294,3 +294,26 @@ def test_upscaling_a_photograph_claims_no_model() -> None:
             verbs.upscale(photo(), wrong)
     with pytest.raises(RequestError, match="4096"):
         verbs.upscale(Image.new("L", (2000, 2)), 4)
+
+
+@pytest.mark.parametrize(
+    ("weights", "counts"),
+    [([1, 1], [1, 1]), ([2, 1], [2, 1]), ([0.7, 0.3], [7, 3]), ([100, 1], [15, 1]), ([1, 1, 2], [1, 1, 2])],
+)
+def test_weights_become_small_numbers(weights: list[float], counts: list[int]) -> None:
+    assert verbs.shares(weights, len(weights)) == counts
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, float("nan")], [1, float("inf")]])
+def test_weights_that_cannot_be_are_refused(weights: list[float]) -> None:
+    with pytest.raises(RequestError, match="weights"):
+        verbs.shares(weights, 2)
+
+
+def test_a_blend_takes_the_words_of_all_its_pictures() -> None:
+    made = [WORKSHOP.make(ImageRequest(prompt=f"a {name}", model=PAINTER, seed=4))[0] for name in ("fox", "hat")]
+    result = verbs.blend(made, weights=[2, 1], model=PAINTER, seed=1)
+    assert result.records[0]["prompt"] == "a fox and a hat"
+    assert len(result.records[0]["images_sha256"]) == 2, "the first once more, and the second"
+    with pytest.raises(RequestError, match="too many"):
+        verbs.blend(made * 9, model=PAINTER)
