@@ -483,3 +483,26 @@ def test_plain_words_come_through(text: str) -> None:
         return
     if not job.pictures:
         assert (job.prompt, job.emphasis, job.fields) == (bare, (), {})
+
+
+# The page
+
+PAGE = Path(__file__).parents[1] / "docs" / "prompt.md"
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the table under a heading of the page."""
+    part = PAGE.read_text("utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
+    lines = [line.strip("|").replace(r"\|", "\0") for line in part.splitlines() if line.startswith("|")]
+    return [[cell.strip().replace("\0", "|") for cell in line.split("|")] for line in lines[2:]]
+
+
+@pytest.mark.parametrize(("text", "expected"), [*rows("Weights"), *rows("Alternatives")])
+def test_the_pages_examples_are_true(text: str, expected: str) -> None:
+    assert " · ".join(job.prompt for job in parse(text.strip("`"))) == expected
+
+
+def test_the_page_tells_of_every_parameter() -> None:
+    text = PAGE.read_text("utf-8")
+    missing = [p.names for p in PARAMETERS if not any(f"`--{name}`" in text for name in p.names)]
+    assert missing == []
