@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPVisionModelWithProjection
 
-from imagewright.engines.pretrained import samplers, sources
+from imagewright.engines.pretrained import sources
 from imagewright.engines.pretrained.describe import Description
-from imagewright.engines.pretrained.loading import offline
+from imagewright.engines.pretrained.loading import offline, quiet
 from imagewright.errors import ImagewrightError, ModelError, ModelNotFoundError, RequestError
 from imagewright.request import Control, ImageRequest
 
@@ -46,11 +46,6 @@ class Addons:
     ip_adapter: Path | None = None
     embeddings: tuple[Path, ...] = ()
     controls: tuple[tuple[Path, Control], ...] = field(default=())
-
-    @property
-    def few_steps(self) -> samplers.FewSteps | None:
-        """What the first few-step LoRA among them wants."""
-        return next((few for lora in self.loras if (few := samplers.by_name(lora.file.stem))), None)
 
     def told(self) -> dict[str, Any]:
         """For the record: each add-on's file name and hash."""
@@ -135,7 +130,7 @@ def control_nets(addons: Addons, dtype: torch.dtype) -> list[Any]:
         kind = str(sources.read_json(path / "config.json").get("_class_name"))
         if "ControlNet" not in kind or not hasattr(diffusers, kind):
             raise ModelError(f"{path.name} holds a {kind}, which is no ControlNet.", "Give a ControlNet's folder.")
-        with offline(), _told(path):
+        with offline(), quiet(), _told(path):
             nets.append(
                 getattr(diffusers, kind).from_pretrained(
                     str(path), dtype=dtype, use_safetensors=True, local_files_only=True
@@ -147,7 +142,7 @@ def control_nets(addons: Addons, dtype: torch.dtype) -> list[Any]:
 @contextmanager
 def worn(pipe: Any, addons: Addons, request: ImageRequest) -> Iterator[None]:
     """The pipeline with the LoRAs, the IP-Adapter and the learned words on, for the time of the block."""
-    with offline():
+    with offline(), quiet():
         try:
             _put_on_loras(pipe, addons.loras)
             for file in addons.embeddings:

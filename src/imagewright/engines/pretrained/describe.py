@@ -31,7 +31,8 @@ _NOT_AN_EDITOR = re.compile("Control|Upscal|Layered|CLIP|Variation|Depth|Redux")
 _SEVERAL = re.compile("Flux2|EditPlus")  # pipelines whose `image` may be a list of references
 _CLIP = {"CLIPTextModel", "CLIPTextModelWithProjection"}
 _LATENTS = 128  # a side, where a configuration does not say: diffusers' own default for FLUX and its like
-SAMPLES = 256  # of each weights file, in a digest
+WHOLE = 1 << 26  # bytes: files up to this size are read whole for a digest
+SAMPLES = 1024  # of each larger one
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,10 @@ class Description:
 
     @property
     def step(self) -> int:
-        """What a side of the picture must be a multiple of."""
+        """What a side of the picture must be a multiple of; diffusers asks for 8 at least."""
         if "unet" in self.configs:
-            return self.scale << (len(self.network.get("block_out_channels", [0])) - 1)
-        return self.scale * max(2, int(self.network.get("patch_size") or 1))
+            return max(8, self.scale << (len(self.network.get("block_out_channels", [0])) - 1))
+        return max(8, self.scale * max(2, int(self.network.get("patch_size") or 1)))
 
     @property
     def native(self) -> tuple[int, int]:
@@ -229,7 +230,7 @@ def capabilities(found: Description) -> Capabilities:
         negative_prompt="negative_prompt" in takes and not (few and few.guidance <= 1),
         steps="num_inference_steps" in takes,
         guidance=bool(takes & {"guidance_scale", "true_cfg_scale"}),
-        image="image" in verbs or "instruction" in verbs,
+        image=bool(set(verbs) - {"text"}),
         mask="mask" in verbs,
         samplers=tuple(samplers.table(found.scheduler)),
         features=tuple(_features(found, main)),
@@ -280,9 +281,10 @@ def licence(place: Place) -> str:
 
 
 def digest(place: Place) -> str:
-    """The sha256 over each file's name, size, header (of weights) or content (of JSON), and samples of the weights.
+    """The sha256 over the names, sizes and contents of the model's files; of large weights, over samples.
 
-    Weights of many GiB are not read through: 256 stretches of 4 KiB, evenly spread, tell one training from another.
+    Files of many GiB are not read through: their header and 1,024 stretches of 4 KiB, evenly spread, tell one training
+    from another, though not every single changed number.
     """
     told = hashlib.sha256()
     for path in sources.files(place):
@@ -290,7 +292,7 @@ def digest(place: Place) -> str:
         size = path.stat().st_size
         told.update(f"{inner}\n{size}\n".encode())
         with path.open("rb") as file:
-            if path.suffix != sources.WEIGHTS:
+            if size <= WHOLE:
                 told.update(file.read())
                 continue
             told.update(file.read(int.from_bytes(file.read(8), "little")))

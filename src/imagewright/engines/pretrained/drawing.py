@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from imagewright.engines.pretrained.describe import parameters
-from imagewright.engines.pretrained.loading import offline
+from imagewright.engines.pretrained.loading import offline, quiet
 from imagewright.errors import ModelError
 from imagewright.watch import Watch
 
@@ -40,7 +40,7 @@ def draw(pipe: Any, given: Mapping[str, Any], seed: int, watch: Watch, stop: flo
         call["callback_on_step_end"] = looker.step
     if "generator" in takes:
         call["generator"] = torch.Generator("cpu").manual_seed(seed)
-    with offline(), torch.no_grad(), finite(pipe), looker.estimates():
+    with offline(), quiet(), torch.no_grad(), finite(pipe), looker.estimates():
         image: Image.Image = pipe(**call).images[0]
     if looker.done == 0:
         watch.told(1, 1)

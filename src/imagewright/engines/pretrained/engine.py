@@ -18,7 +18,6 @@ from imagewright.request import Adjustment, ImageRequest, ImageResult
 from imagewright.watch import Watch
 
 if TYPE_CHECKING:
-    from imagewright.engines.pretrained.addons import Addons
     from imagewright.engines.pretrained.describe import Description
     from imagewright.engines.pretrained.machine import Plan
 
@@ -70,10 +69,9 @@ class PretrainedEngine(Engine):
         number format, the scheduler and the add-ons with their hashes."""
         from imagewright.engines.pretrained import addons
 
+        result = super().generate(_with_defaults(request), watch)
         model = self.find(request.model)
-        put_on = addons.gather(request, self._description(model))
-        result = super().generate(_with_defaults(request, put_on), watch)
-        facts = {**self._facts(request, model), **put_on.told()}
+        facts = {**self._facts(request, model), **addons.gather(request, self._description(model)).told()}
         return replace(result, records=tuple({**record, **facts} for record in result.records))
 
     def _generate(
@@ -124,9 +122,11 @@ class PretrainedEngine(Engine):
         return {"dtype": str(self._open[2].dtype).removeprefix("torch."), "scheduler": scheduler}
 
 
-def _with_defaults(request: ImageRequest, put_on: Addons) -> ImageRequest:
-    """The request with what a few-step LoRA wants, where it does not say itself."""
-    few = put_on.few_steps
+def _with_defaults(request: ImageRequest) -> ImageRequest:
+    """The request with what its first few-step LoRA wants, where it does not say itself."""
+    from imagewright.engines.pretrained.samplers import by_name
+
+    few = next((few for one in request.adapters if (few := by_name(Path(one.model).stem))), None)
     if few is None:
         return request
     return replace(

@@ -324,7 +324,7 @@ def _t5(tensors: Shapes) -> Config | None:
         "num_layers": _count(bare, r"encoder\.block\.(\d+)\."),
         "relative_attention_num_buckets": buckets,
         "feed_forward_proj": "gated-gelu",
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": True,
         "is_encoder_decoder": False,
     }
 

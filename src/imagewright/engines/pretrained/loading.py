@@ -60,7 +60,7 @@ def offline() -> Iterator[None]:
 
 def open_pipeline(found: Description, dtype: torch.dtype) -> Any:
     """The model's pipeline, its weights in `dtype`. Raises ModelCorruptError, ModelError."""
-    with offline(), _quiet():
+    with offline(), quiet():
         try:
             pipe = _of_file(found, dtype) if found.layout else _of_folder(found, dtype)
         except ImagewrightError:
@@ -157,7 +157,7 @@ def derived(pipe: Any, kind: Any, sampler: str | None = None, **extra: Any) -> A
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
     if sampler is not None:
         scheduler = samplers.replaced(scheduler, sampler)
-    with _quiet():
+    with quiet():
         made = kind(**{**options, **parts, "scheduler": scheduler, **extra})
     made.set_progress_bar_config(disable=True)
     return made
@@ -167,14 +167,16 @@ def _check_loaded(pipe: Any, found: Description) -> None:
     """Every weight must have come from the file: one that is still on the meta device did not."""
     for name, part in pipe.components.items():
         if isinstance(part, torch.nn.Module):
+            if isinstance(part, transformers.PreTrainedModel):
+                part.tie_weights()  # a single file holds what is shared once
             lost = next((key for key, value in part.state_dict().items() if value.is_meta), None)
             if lost:
                 raise ModelCorruptError(f"{found.place.name} lacks {name}.{lost}.", "Copy or download the model again.")
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the libraries' own progress bars and advice."""
+def quiet() -> Iterator[None]:
+    """Without the libraries' own progress bars, advice and warnings, which speak to those who write models."""
     loggers = (diffusers.utils.logging, transformers.utils.logging)
     levels = [one.get_verbosity() for one in loggers]
     bars = [one.is_progress_bar_enabled() for one in loggers]
@@ -183,7 +185,7 @@ def _quiet() -> Iterator[None]:
         one.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # about old settings in models' files
+            warnings.simplefilter("ignore")
             yield
     finally:
         for one, level, bar in zip(loggers, levels, bars, strict=True):

@@ -34,7 +34,7 @@ NOISE_SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "euler-trailing": ("EulerDiscreteScheduler", _TRAILING),
     "heun": ("HeunDiscreteScheduler", {}),
     "lcm": ("LCMScheduler", {}),
-    "pndm": ("PNDMScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
     "tcd": ("TCDScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
 }

@@ -122,5 +122,5 @@ def _read(pipe: Any, tokenizer: Any, encoder: Any, row: Weighted, room: int, cou
     out = encoder(torch.tensor(framed, device=device), output_hidden_states=True)
     states = out.hidden_states[-2] if hasattr(pipe, "tokenizer_2") else out[0]  # (count + 1, 77, C)
     empty, states = states[-1:], states[:-1]
-    states = empty + (states - empty) * weights[..., None].to(states) if (weights != 1).any() else states
+    states = states + (states - empty) * (weights[..., None] - 1).to(states)
     return states.reshape(1, -1, states.shape[-1]), out[0][:1]

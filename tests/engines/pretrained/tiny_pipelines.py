@@ -24,10 +24,12 @@ from transformers import (
     T5Tokenizer,
 )
 
+diffusers.utils.logging.disable_progress_bar()
 LETTERS = string.ascii_lowercase + string.digits + string.punctuation
 WORDS = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
 BETAS = {
     "clip_sample": False,
+    "timestep_spacing": "leading",
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -80,7 +82,9 @@ def t5_text(width: int = 32) -> T5EncoderModel:
     return T5EncoderModel(config).eval()
 
 
-def vae(channels: int = 4, scale: float = 0.18215, shift: float | None = None, quant: bool = True) -> AutoencoderKL:
+def vae(
+    channels: int = 4, scale: float = 0.18215, shift: float | None = None, quant: bool = True, attention: bool = True
+) -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(32, 64),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -92,6 +96,7 @@ def vae(channels: int = 4, scale: float = 0.18215, shift: float | None = None, q
         shift_factor=shift,
         use_quant_conv=quant,
         use_post_quant_conv=quant,
+        mid_block_add_attention=attention,
         sample_size=64,
     ).eval()
 
@@ -108,6 +113,16 @@ def unet(cross: int = 64, channels: int = 4, **more: Any) -> UNet:
         sample_size=32,
         **{"attention_head_dim": 8, **more},
     ).eval()
+
+
+def pix2pix(home: Path) -> Path:
+    """InstructPix2Pix in small: the picture to change comes with the latents."""
+    return sd(home, "StableDiffusionInstructPix2PixPipeline", 8)
+
+
+def inpainting(home: Path) -> Path:
+    """A Stable Diffusion that was made to fill holes only."""
+    return sd(home, "StableDiffusionInpaintPipeline", 9)
 
 
 def sd(home: Path, kind: str = "StableDiffusionPipeline", channels: int = 4) -> Path:
@@ -166,11 +181,13 @@ def sd3(home: Path) -> Path:
         pos_embed_max_size=32,
         qk_norm="rms_norm",
     )
+    small = clip_text(projected=True)
+    small.text_projection.weight.data = torch.eye(64)  # as CLIP-L's is in single files
     pipe = diffusers.StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=vae(16, 1.5305, 0.0609, quant=False),
-        text_encoder=clip_text(projected=True),
+        text_encoder=small,
         tokenizer=clip_tokenizer(home / "words"),
         text_encoder_2=clip_text(128, projected=True, activation="gelu"),
         tokenizer_2=clip_tokenizer(home / "words2", "!"),
@@ -197,7 +214,7 @@ def flux(home: Path, kind: str = "FluxPipeline") -> Path:
     )
     pipe = getattr(diffusers, kind)(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
-        vae=vae(4, 0.3611, 0.1159, quant=False),
+        vae=vae(4, 0.3611, 0.1159, quant=False, attention=False),
         text_encoder=clip_text(),
         tokenizer=clip_tokenizer(home / "words"),
         text_encoder_2=t5_text(),
@@ -205,6 +222,11 @@ def flux(home: Path, kind: str = "FluxPipeline") -> Path:
         transformer=transformer,
     )
     return _saved(pipe, home / "flux")
+
+
+def kontext(home: Path) -> Path:
+    """FLUX that draws and edits."""
+    return flux(home, "FluxKontextPipeline")
 
 
 def _saved(pipe: Any, folder: Path) -> Path:
@@ -223,4 +245,12 @@ def vision(folder: Path) -> Path:
     return folder
 
 
-BUILDERS: dict[str, Callable[[Path], Path]] = {"sd": sd, "sdxl": sdxl, "sd3": sd3, "flux": flux}
+BUILDERS: dict[str, Callable[[Path], Path]] = {
+    "sd": sd,
+    "sdxl": sdxl,
+    "sd3": sd3,
+    "flux": flux,
+    "pix2pix": pix2pix,
+    "inpainting": inpainting,
+    "kontext": kontext,
+}
