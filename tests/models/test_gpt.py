@@ -14,8 +14,9 @@ from imagewright.engines.runners import autoregressive
 from imagewright.models.encoders import CodesConfig
 from imagewright.models.gpt import GPT, GPTConfig
 from imagewright.models.technique import Cond, Words
-from imagewright.models.tokens import Choice, Drawing, uniforms
+from imagewright.models.tokens import Choice, Drawing, closed, given, uniforms
 from imagewright.models.vqvae import TokenizerConfig
+from imagewright.source import Source
 from imagewright.watch import Watch
 
 TOKENIZER = TokenizerConfig(
@@ -161,15 +162,45 @@ def test_regenerating_keeps_what_is_not_masked(model: GPT, words: Words) -> None
     assert not drawn[0].equal(drawn[1]) or not drawn[0].equal(drawn[2])
 
 
+HOLE = np.zeros((1, 1, 16, 16), np.float32)
+HOLE[:, :, 6:16, 8:16] = 1  # cuts through the second row of 4 x 4 cells
+
+
 def test_a_fill_keeps_the_known_cells(model: GPT) -> None:
-    known = discs_source(16).batch(0, 0, 0, 1, 1).pixels
-    mask = torch.ones(1, 1, 4, 4)
-    mask[..., 2:] = 0
-    made = model.sample(Cond(["a red disc"], [1]), [5], known=known, mask=mask)
-    again = model.encoder.decode(model.encoder.encode(known))
-    assert made.shape == again.shape
-    whole = model.sample(Cond(["a red disc"], [1]), [5], known=known, mask=torch.ones(1, 1, 4, 4))
-    torch.testing.assert_close(whole, again.clamp(-1, 1))
+    picture = discs_source(16).batch(0, 0, 0, 1, 1).pixels
+    assert picture is not None
+    kept = given(
+        Source(picture.numpy(), HOLE), lambda x: model.encoder.encode(torch.from_numpy(x)).numpy().ravel(), [4], 5
+    )
+    assert kept.keep.reshape(4, 4).tolist() == [[True] * 4] + [[True, True, False, False]] * 3
+    cond = Cond(["a red disc"], [1])
+    everything = model.sample(cond, [5], source=Source(picture.numpy(), np.zeros_like(HOLE)))
+    torch.testing.assert_close(everything, model.encoder.decode(model.encoder.encode(picture)).clamp(-1, 1))
+    filled = [model.sample(cond, [seed], source=Source(picture.numpy(), HOLE)) for seed in (5, 6)]
+    assert not filled[0].allclose(filled[1])
+
+
+def test_cells_over_the_edge_of_a_hole_are_encoded_with_what_stays() -> None:
+    picture, asked = np.full((1, 4, 16, 16), -1, np.float32), []
+
+    def encode(pixels: np.ndarray) -> np.ndarray:
+        asked.append(pixels)
+        return np.full(16, 9)
+
+    found = closed(np.arange(16), Source(picture, HOLE), encode, lambda codes: np.full((1, 4, 16, 16), 2.0), 4)
+    assert found.reshape(4, 4).tolist() == [[0, 1, 2, 3], [4, 5, 9, 9], [8, 9, 10, 11], [12, 13, 14, 15]]
+    np.testing.assert_array_equal(asked[0][0, 0], np.where(HOLE[0, 0] > 0, 1, -1))
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_strength_is_the_share_of_codes_drawn_anew(strength: float) -> None:
+    source = Source(np.zeros((1, 4, 16, 16), np.float32), strength=strength)
+    one, other = (given(source, lambda pixels: np.arange(16), [4], seed) for seed in (1, 2))
+    assert one.keep.sum() == other.keep.sum() == 16 - 16 * strength
+    assert (one.keep == other.keep).all() == (strength in (0, 1))
+    assert one.kept == {i: i for i in one.keep.nonzero()[0]}
+    hole = given(Source(source.pixels, HOLE, strength), lambda pixels: np.arange(16), [4], 1)
+    assert (hole.keep >= one.keep).all() and hole.keep[:6].all()
 
 
 def test_codes_come_back_and_mix_one_after_the_other(model: GPT, words: Words) -> None:
@@ -201,6 +232,13 @@ def test_a_watch_sees_the_picture_grow_and_where_the_words_were_read(model: GPT)
 def test_the_exported_model_draws_the_same_tokens(model: GPT, tmp_path: Path, guidance: float) -> None:
     exported = Exported(model, tmp_path)
     options = {**model.chosen({}), "guidance": guidance}
+    picture = discs_source(16).batch(0, 0, 0, 1, 1).pixels.numpy()
+    for source in (Source(picture, HOLE), Source(picture, strength=0.5), Source(picture, HOLE, strength=0.5)):
+        expected = model.sample(Cond(["a red disc"], [1], ["green"]), [3], source=source, guidance=guidance)
+        with torch.no_grad():
+            words = arrays(model.wanted_and_avoided(COND, 0))
+        pixels = autoregressive.draw(exported, words, options, 3, Watch(), source)
+        np.testing.assert_allclose(pixels.clip(-1, 1), expected, atol=1e-4)
     for row, seed in ((0, 3), (1, 4)):
         with torch.no_grad():
             words = model.wanted_and_avoided(COND, row)

@@ -12,8 +12,10 @@ from imagewright.data.batch import Batch
 from imagewright.engines.runners import autoregressive
 from imagewright.models.encoders import CodesConfig
 from imagewright.models.technique import Cond, Words
+from imagewright.models.tokens import given
 from imagewright.models.var import VAR, VARConfig
 from imagewright.models.vqvae import TokenizerConfig
+from imagewright.source import Source
 from imagewright.watch import Watch
 
 TOKENIZER = TokenizerConfig(
@@ -80,14 +82,23 @@ def test_a_seed_is_one_picture_at_any_batch_size(model: VAR) -> None:
     torch.testing.assert_close(both[1:], alone)
 
 
+PICTURE = discs_source(16).batch(0, 0, 0, 1, 1).pixels.numpy()
+HOLE = np.zeros((1, 1, 16, 16), np.float32)
+HOLE[..., 8:] = 1
+
+
 def test_a_fill_keeps_known_cells_of_every_scale(model: VAR, words: Words) -> None:
-    mask = torch.ones(1, 1, 4, 4)
-    mask[..., 2:] = 0
-    kept = model.kept(mask)
-    sides = [kept[0, :1], kept[0, 1:5].view(2, 2), kept[0, 5:14].view(3, 3), kept[0, 14:].view(4, 4)]
+    found = given(Source(PICTURE, HOLE), lambda pixels: codes(1)[0].numpy(), model.encoder.config.scales, 3)
+    kept = found.keep
+    sides = [kept[:1], kept[1:5].reshape(2, 2), kept[5:14].reshape(3, 3), kept[14:].reshape(4, 4)]
     assert [int(side.sum()) for side in sides] == [0, 2, 3, 8]  # a cell that is partly unknown is drawn anew
-    drawn = model.regenerate(codes(1), ~kept, words, 3)
-    assert drawn[kept].equal(codes(1)[kept]) and not drawn.equal(codes(1))
+    drawn = model.regenerate(codes(1), torch.from_numpy(~kept)[None], words, 3)
+    assert drawn[0, kept].equal(codes(1)[0, kept]) and not drawn.equal(codes(1))
+
+
+def test_a_weak_change_draws_the_finest_scale_anew() -> None:
+    found = given(Source(PICTURE, strength=0.5), lambda pixels: np.arange(N), [1, 2, 3, 4], 3)
+    assert found.keep.tolist() == [True] * 15 + [False] * 15
 
 
 def test_a_watch_sees_each_scale_and_where_the_words_were_read(model: VAR) -> None:
@@ -101,6 +112,11 @@ def test_a_watch_sees_each_scale_and_where_the_words_were_read(model: VAR) -> No
 
 def test_the_exported_model_draws_the_same_tokens(model: VAR, words: Words, tmp_path: Path) -> None:
     exported = Exported(model, tmp_path)
+    for source in (Source(PICTURE, HOLE), Source(PICTURE, strength=0.5)):
+        cond = Cond(["a red disc"], [1])
+        options = model.chosen({})
+        drawn = autoregressive.draw(exported, arrays(model.wanted_and_avoided(cond, 0)), options, 3, Watch(), source)
+        np.testing.assert_allclose(drawn.clip(-1, 1), model.sample(cond, [3], source=source), atol=1e-4)
     nothing = torch.zeros(1, N, dtype=torch.long)
     for seed, guidance in ((3, 1.0), (4, 2.0)):
         expected = model.regenerate(nothing, nothing == 0, words, seed, guidance=guidance)

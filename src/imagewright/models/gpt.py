@@ -27,6 +27,7 @@ from imagewright.models.encoders import Codes, CodesConfig
 from imagewright.models.layers import MLP, rms_norm, rotary_table, rotate
 from imagewright.models.technique import Call, Cond, Graph, Prompted, Words
 from imagewright.models.text import TextConfig
+from imagewright.source import Floats, Source
 from imagewright.watch import Watch
 
 HIDDEN = -1e4  # added to the logits of what must not be seen; finite, because a row may hold nothing else
@@ -203,6 +204,11 @@ class Conditioned(Prompted):
         assert batch.pixels is not None
         return self.encoder.encode(batch.pixels).flatten(1)
 
+    @property
+    def edits(self) -> tuple[str, ...]:
+        """Codes are given or drawn."""
+        return "image", "mask"
+
     @torch.no_grad()
     def sample(
         self,
@@ -210,29 +216,31 @@ class Conditioned(Prompted):
         seeds: Sequence[int],
         *,
         watch: Watch = Watch(),
-        known: Tensor | None = None,
-        mask: Tensor | None = None,
+        source: Source | None = None,
         **options: Any,
     ) -> Tensor:
-        """Pictures (B, 4, H, W) in [-1, 1], each made alone. `known` (1, 4, H, W) and `mask` (1, 1, h, w; 1 where the
-        latent cell is known) ask for a fill."""
-        device, rows = self.places.device, []
-        kept = torch.zeros(1, *self.encoder.shape, dtype=torch.bool, device=device)
-        codes = kept.long()
-        if known is not None and mask is not None:
-            codes, kept = self.encoder.encode(known.to(device)), self.kept(mask.to(device)).view_as(kept)
+        """Pictures (B, 4, H, W) in [-1, 1], each made alone, of the codes that `source` gives and new ones."""
+        device, shape, sides = self.places.device, self.encoder.shape, self.encoder.config.scales
+        rows: list[Tensor] = []
+
+        def encode(pixels: Floats) -> tokens.Codes:
+            return self.encoder.encode(torch.from_numpy(pixels).to(device)).flatten().cpu().numpy()
+
+        def decode(codes: tokens.Codes) -> Floats:
+            return self.encoder.decode(torch.from_numpy(codes).to(device).view(1, *shape)).float().cpu().numpy()
+
         for row, seed in enumerate(seeds):
             words = self.wanted_and_avoided(cond, row)
-            drawn = self.regenerate(codes, ~kept, words, seed, watch=watch, **options)
+            given = tokens.given(source, encode, sides, seed)
+            codes, mask = (torch.from_numpy(array).to(device).view(1, *shape) for array in (given.codes, ~given.keep))
+            drawn = self.regenerate(codes, mask, words, seed, watch=watch, **options)
             if watch.tracing and (pieces := self.tokenizer.names(cond.prompts[row], self.config.text.max_tokens)):
                 watch.shown("attention", self.length, self.attention(drawn, words[:1])[: len(pieces)], words=pieces)
+            if len(sides) == 1:
+                closed = tokens.closed(drawn.flatten().cpu().numpy(), source, encode, decode, sides[0])
+                drawn = torch.from_numpy(closed).to(device).view(1, *shape)
             rows.append(self.render(drawn, words))
         return torch.cat(rows)
-
-    def kept(self, mask: Tensor) -> Tensor:
-        """mask (1, 1, h, w) -> (1, N) bool: the codes that lie in known cells alone."""
-        sides = self.encoder.config.scales
-        return torch.cat([-F.adaptive_max_pool2d(-mask.float(), side).flatten(1) for side in sides], dim=1) > 0.5
 
     @torch.no_grad()
     def regenerate(
@@ -435,5 +443,5 @@ class GPT(Conditioned):
         }
 
     def runtime(self) -> dict[str, Any]:
-        """How many codes there are, and the shape of their map."""
-        return {"codes": self.count, "shape": list(self.encoder.shape)}
+        """How many codes there are, the shape of their map, and the edits."""
+        return {"codes": self.count, "shape": list(self.encoder.shape), "edits": list(self.edits)}

@@ -108,9 +108,10 @@ def anchored(denoise: Denoise, start: Start, encode: Coder, decode: Coder) -> De
 
 def untouched(hole: Floats, side: int) -> Floats:
     """(1, 1, H, W), 1 where a picture may change -> (1, 1, side, side), 1 where a cell stays as a whole."""
-    cell = hole.shape[-1] // side
-    whole: Floats = 1 - hole.reshape(1, 1, side, cell, side, cell).max(axis=(3, 5))
-    return whole
+    length = hole.shape[-1]
+    spans = [slice(i * length // side, -(-(i + 1) * length // side)) for i in range(side)]
+    touched = [[hole[0, 0, rows, columns].max() for columns in spans] for rows in spans]
+    return 1 - np.array(touched, np.float32)[None, None]
 
 
 def diffused(pixels: Floats, hole: Floats, rounds: int = 64) -> Floats:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imagewright.models.start import diffused, untouched
+from imagewright.source import Source
 from imagewright.watch import Watch
 
 Floats = NDArray[np.floating[Any]]
@@ -92,6 +94,57 @@ class Drawing:
         chosen = self.choice(logits, self.uniform[start:stop])
         given = [self.kept.get(position, token) for position, token in zip(range(start, stop), chosen, strict=True)]
         return np.array(given, np.int64)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is given of a picture: `codes` (N,), and where they stay, `keep` (N,) bool."""
+
+    codes: Codes
+    keep: NDArray[np.bool_]
+
+    @property
+    def kept(self) -> dict[int, int]:
+        """The codes that stay, by position."""
+        return {int(i): int(self.codes[i]) for i in self.keep.nonzero()[0]}
+
+
+def given(source: Source | None, encode: Callable[[Any], Codes], sides: Sequence[int], seed: int) -> Given:
+    """What a picture to start from gives to codes in scales of `sides`. `encode`: pixels (1, 4, H, W) to codes (N,).
+
+    All that lies outside a hole; else all but a share, the strength, that the seed chooses: anywhere, or where there
+    are several scales the finer ones."""
+    count = sum(side * side for side in sides)
+    if source is None or (source.strength == 1 and source.hole is None):
+        return Given(np.zeros(count, np.int64), np.zeros(count, bool))
+    anew = round(source.strength * count)
+    rank = np.arange(count)[::-1] if len(sides) > 1 else _other(seed).permutation(count)
+    if source.hole is None:
+        return Given(encode(source.pixels), rank >= anew)
+    hole = source.hole
+    filled = encode(np.where(hole > 0, diffused(source.pixels, hole), source.pixels))
+    stays = np.concatenate([untouched(hole, side).ravel() for side in sides]) > 0
+    if source.strength == 1:
+        return Given(filled, stays)
+    return Given(np.where(stays, filled, encode(source.pixels)), stays | (rank >= anew))
+
+
+def _other(seed: int) -> np.random.Generator:
+    """Another stream of the seed than its `uniforms`."""
+    return np.random.Generator(np.random.Philox([seed, 1]))
+
+
+def closed(
+    codes: Codes, source: Source | None, encode: Callable[[Any], Codes], decode: Callable[[Codes], Any], side: int
+) -> Codes:
+    """`codes` (N,) of one scale with the cells that reach over the hole's edge encoded again, as they are with what
+    stays in them: a cell is many pixels wide."""
+    if source is None or source.hole is None:
+        return codes
+    hole = source.hole
+    shared = 1 - untouched(hole, side) - untouched(1 - hole, side)
+    again = encode(hole * decode(codes).clip(-1, 1) + (1 - hole) * source.pixels)
+    return np.where(shared.ravel() > 0, again, codes)
 
 
 def raster(logits: Callable[[int, int], Floats], first: int, drawing: Drawing) -> Codes:

@@ -108,8 +108,9 @@ class VAR(Conditioned):
         }
 
     def runtime(self) -> dict[str, Any]:
-        """The shape of the codes, and the sides of the scales."""
-        return {"shape": list(self.encoder.shape), "scales": list(self.encoder.config.scales)}
+        """The shape of the codes, the sides of the scales, and the edits."""
+        shape, sides = list(self.encoder.shape), list(self.encoder.config.scales)
+        return {"shape": shape, "scales": sides, "edits": list(self.edits)}
 
 
 def _angles(scales: tuple[int, ...], head_dim: int, theta: float = 100.0) -> Tensor:

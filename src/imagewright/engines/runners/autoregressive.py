@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imagewright.models.tokens import Choice, Codes, Drawing, Floats, onlooker, raster, scales, uniforms
+from imagewright.models.tokens import (
+    Choice,
+    Codes,
+    Drawing,
+    Floats,
+    Given,
+    closed,
+    given,
+    onlooker,
+    raster,
+    scales,
+    uniforms,
+)
 from imagewright.source import Source
 from imagewright.watch import Watch
 
@@ -31,23 +44,49 @@ def draw(
         pixels: NDArray[np.float32] = model.run("decoder", x=codes.reshape(1, *shape), made=made.reshape(1, *shape))[0]
         return pixels
 
-    codes = sample(model, words, options, seed, onlooker(watch, prod(shape), decode))
-    return decode(codes[None], np.ones((1, len(codes)), np.float32))
+    def whole(codes: Codes) -> NDArray[np.float32]:
+        return decode(codes, np.ones(len(codes), np.float32))
+
+    codes = sample(model, words, options, seed, onlooker(watch, prod(shape), decode), source)
+    if len(sides := _sides(model)) == 1:
+        codes = closed(codes, source, partial(encode, model), whole, sides[0])
+    return whole(codes)
 
 
-def sample(model: Any, words: Mapping[str, NDArray[Any]], options: Mapping[str, Any], seed: int, made: Any) -> Codes:
+def encode(model: Any, pixels: NDArray[np.float32]) -> Codes:
+    """Pixels (1, 4, H, W) -> codes (N,)."""
+    codes: Codes = model.run("encoder", pixels=pixels.astype(np.float32))[0].ravel()
+    return codes
+
+
+def sample(
+    model: Any,
+    words: Mapping[str, NDArray[Any]],
+    options: Mapping[str, Any],
+    seed: int,
+    made: Any,
+    source: Source | None = None,
+) -> Codes:
     """The codes (N,) of one picture; `made(count, codes)` is called on the way."""
     choice = Choice.of(options)
-    drawing = Drawing(uniforms(seed, prod(model.runtime["shape"])), choice, {}, made)
+    found = given(source, partial(encode, model), _sides(model), seed)
+    drawing = Drawing(uniforms(seed, prod(model.runtime["shape"])), choice, found.kept, made)
     condition = {name: value[: choice.rows] for name, value in words.items()}
-    return (_scales if "scales" in model.runtime else _raster)(model, condition, drawing)
+    if "scales" in model.runtime:
+        return _scales(model, condition, drawing)
+    return _raster(model, condition, drawing, found)
 
 
-def _raster(model: Any, words: Mapping[str, NDArray[Any]], drawing: Drawing) -> Codes:
+def _sides(model: Any) -> list[int]:
+    """Those of the scales of codes, the coarsest first."""
+    sides: list[int] = model.runtime.get("scales", model.runtime["shape"][:1])
+    return sides
+
+
+def _raster(model: Any, words: Mapping[str, NDArray[Any]], drawing: Drawing, found: Given) -> Codes:
     rows, L = words["text_mask"].shape
-    nothing = np.zeros((rows, len(drawing.uniform)))
     said = {name: words[name] for name in ("text", "pooled", "style")}
-    known, mask = nothing.astype(np.int64), nothing.astype(np.float32)
+    known, mask = (np.repeat(array[None], rows, axis=0) for array in (found.codes, found.keep.astype(np.float32)))
     cache, modulation, ahead = model.run("prefix", **said, known=known, mask=mask)
 
     def logits(previous: int, position: int) -> Floats:
