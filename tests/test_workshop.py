@@ -75,9 +75,11 @@ def test_a_mask_is_never_dropped() -> None:
         imagewright.generate("x", model="fake/blocks", image=image, mask=image)
 
 
-def test_an_opaque_model_is_not_asked_for_transparency() -> None:
-    with pytest.raises(UnsupportedError, match="transparent"):
-        imagewright.generate("x", model="fake/opaque", background="transparent")
+def test_where_a_model_paints_a_background_it_is_cut_out_or_said_to_stay() -> None:
+    result = imagewright.generate("x", model="fake/opaque", background="transparent")
+    said = next(one for one in result.adjustments if one.field == "background")
+    assert (said.used == "cut out") == result[0].has_transparency_data
+    assert result.records[0]["adjustments"][-1]["field"] == "background"
 
 
 @given(prompt=st.text(min_size=1, max_size=200).filter(str.strip))

@@ -21,6 +21,7 @@ from imagewright import (
     cli_explore,
     cli_grid,
     cli_models,
+    cli_tools,
     cli_training,
 )
 from imagewright import cli_options as opt
@@ -196,19 +197,26 @@ def inspect(
 ) -> None:
     """Say what made a picture.
 
-    Reads its credential, its record and its metadata, offline, from any PNG, JPEG or WebP.
+    Reads its credential, its record and its metadata, offline, from any PNG, JPEG or WebP, and from an SVG the first
+    two.
     """
+    from imagewright import vector
     from imagewright.pictures import format_of, open_picture, read_bytes
     from imagewright.provenance import credentials, metadata
 
     data = read_bytes(file)
-    image = open_picture(data)
-    credential = credentials.read(data, format_of(image))
-    found = metadata.read(image)
+    if vector.is_svg(data):
+        credential, found = credentials.read(data, "svg"), metadata.read_svg(data)
+        told = vector.read(data)
+        what = f"SVG {'x'.join(told.size)}, {told.paths} paths; only a record of ours is read, no other metadata"
+    else:
+        image = open_picture(data)
+        credential, found = credentials.read(data, format_of(image)), metadata.read(image)
+        what = f"{image.format} {image.width}x{image.height} {image.mode}"
     if as_json:
         say_json({"path": str(file), "credential": asdict(credential), "metadata": asdict(found)})
         return
-    say(f"{file}: {image.format} {image.width}x{image.height} {image.mode}")
+    say(f"{file}: {what}")
     say(f"credential: {credential.state}: {_MEANING[credential.state]}")
     for problem in credential.problems:
         say(f"  {problem}")
@@ -297,3 +305,4 @@ cli_evaluation.add_to(app)
 cli_compare.add_to(app)
 cli_explore.add_to(app)
 cli_grid.add_to(app)
+cli_tools.add_to(app)

@@ -49,7 +49,7 @@ class Target:
         implied = SUFFIX.get(output.suffix.lower())
         if implied is None:
             raise OutputPathError(
-                f"{str(output)!r} is no folder and does not end in .png, .jpg or .webp.",
+                f"{str(output)!r} is no folder and does not end in .png, .jpg, .webp or .svg.",
                 f"Make the folder first (mkdir {output}), or name a picture file.",
             )
         if wanted not in (None, implied):
@@ -92,7 +92,7 @@ def _checked_format(name: str | None) -> OutputFormat | None:
             found: OutputFormat = known
             return found
     if name is not None:
-        raise RequestError(f"Unknown format {name!r}.", "Use png, jpeg or webp.")
+        raise RequestError(f"Unknown format {name!r}.", "Use png, jpeg, webp or svg.")
     return None
 
 

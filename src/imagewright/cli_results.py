@@ -29,7 +29,12 @@ def tell(done: Sequence[tuple[ImageResult, list[Path], list[str]]], as_json: boo
     result = joined([result for result, _, _ in done])
     paths = [path for _, some, _ in done for path in some]
     warnings = list(dict.fromkeys(warning for _, _, some in done for warning in some))
-    for line in (*_choices(result), *(str(adjustment) for adjustment in result.adjustments), *warnings):
+    for line in (
+        *_choices(result),
+        *_drawings(result),
+        *(str(adjustment) for adjustment in result.adjustments),
+        *warnings,
+    ):
         note(line)
     if as_json:
         say_json(_as_json(result, paths, warnings))
@@ -47,6 +52,13 @@ def _choices(result: ImageResult) -> Iterator[str]:
             yield f"chose seed {record['seed']} of {step['tried']}: {_scores(step['scores'])}"
             for one in step["rejected"]:
                 yield f"  rejected seed {one['seed']}: {_scores(one['scores'])} ({one['reason']})"
+
+
+def _drawings(result: ImageResult) -> Iterator[str]:
+    """How far each SVG is from the picture that it was traced from."""
+    for step in (step for record in result.records for step in record["refine"] if "mean_difference" in step):
+        psnr = f" (PSNR {step['psnr']:.1f} dB)" if "psnr" in step else ""
+        yield f"drawn with {step['paths']} paths, on average {step['mean_difference']:.1f} of 255 off the picture{psnr}"
 
 
 def _scores(scores: Mapping[str, float]) -> str:

@@ -21,8 +21,8 @@ from PIL import Image
 from imagewright.errors import OutputError, PictureError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-MIME = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
-SUFFIX = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+MIME = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "svg": "image/svg+xml"}
+SUFFIX = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".svg": "svg"}
 MAX_PIXELS = 8192 * 8192
 MAX_FILE = 256 * 2**20  # bytes
 
@@ -61,6 +61,10 @@ def open_picture(source: Path | str | bytes) -> Image.Image:
     except PictureError:
         raise
     except Exception as error:  # decoders raise many kinds on bad bytes: OSError, SyntaxError, ...
+        if b"<svg" in data[:4096]:
+            raise PictureError(
+                f"{name} is an SVG: a drawing, not pixels.", "Give the picture that it was traced from, or a PNG of it."
+            ) from error
         raise PictureError(
             f"Cannot read {name}: it is not a whole PNG, JPEG or WebP picture ({type(error).__name__}).",
             "Give an undamaged PNG, JPEG or WebP file.",
@@ -78,6 +82,8 @@ def encode(image: Image.Image, output_format: str, compression: int = 100, **sav
 
     Nothing from `image.info` goes into the file: only what `save_options` names (see provenance.metadata).
     """
+    if output_format == "svg":
+        raise OutputError("Pixels cannot be stored as SVG.", "Trace them: imagewright vectorise")
     clean = image.copy()
     clean.info = {}
     options: dict[str, Any] = {"png": {}, "jpeg": {}, "webp": {"exact": True}}[output_format]

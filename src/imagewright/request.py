@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from PIL import Image
 
@@ -42,7 +42,7 @@ FEATURES = {
     "stop": False,
 }
 
-OutputFormat = Literal["png", "jpeg", "webp"]
+OutputFormat = Literal["png", "jpeg", "webp", "svg"]
 Emphasis = tuple[int, int, float]  # from and to (characters of the prompt), weight
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}\Z")
 _BACKGROUNDS = ("auto", "transparent", "opaque", "white", "black")
@@ -185,8 +185,8 @@ class ImageRequest:
             )
         if self.quality not in QUALITIES:
             raise RequestError(f"Unknown quality {self.quality!r}.", f"Use {', '.join(QUALITIES)}.")
-        if self.output_format not in ("png", "jpeg", "webp"):
-            raise RequestError(f"Unknown output format {self.output_format!r}.", "Use png, jpeg or webp.")
+        if self.output_format not in get_args(OutputFormat):
+            raise RequestError(f"Unknown output format {self.output_format!r}.", "Use png, jpeg, webp or svg.")
         if self.output_format == "jpeg" and self.background == "transparent":
             raise RequestError("JPEG cannot be transparent.", "Use --format png or webp, or another background.")
         if self.instruction and self.image is None:

@@ -11,11 +11,13 @@ from typing import Any
 from PIL import Image
 
 from imagewright import prompt as language
+from imagewright import vector
+from imagewright.editing import cutout
 from imagewright.engines.catalog import Catalog
 from imagewright.pictures import open_picture
 from imagewright.provenance import record
 from imagewright.refine import choose, upscale
-from imagewright.request import ImageRequest, ImageResult, joined
+from imagewright.request import Adjustment, ImageRequest, ImageResult, joined
 from imagewright.watch import Progress, Say, Tracer, Watch
 
 
@@ -33,10 +35,14 @@ class Workshop:
 
         Raises RequestError, ModelError and MissingExtraError.
         """
+        if request.output_format == "svg":
+            vector.check()
         engine, model = self.catalog.find(request.model, request.technique)
         request = replace(request, model=model)
         result = choose.choose(engine.generate, request, self.judges, Watch(progress, trace, say=self.say))
         request = replace(request, size=result.size, background=result.records[0]["background"])
+        if request.background == "transparent":
+            result = _cut_out(result)
         adjustments = (*result.adjustments, *upscale.unmet(result.images, request))
         told = {"adjustments": record.plain(adjustments)}
         pairs = zip(result.images, result.records, strict=True)
@@ -45,15 +51,38 @@ class Workshop:
         return replace(result, images=images, records=records, adjustments=adjustments)
 
 
+def _cut_out(result: ImageResult) -> ImageResult:
+    """The result without the backgrounds of those pictures that came with one and show where it ends."""
+    pairs = [cutout.cut_out(image) for image in result.images]
+    records = tuple(
+        {**made, "refine": [*made.get("refine", ()), *([step] if step else [])]}
+        for made, (_, step) in zip(result.records, pairs, strict=True)
+    )
+    reason = "this model paints a background; it was taken away"
+    said = [Adjustment("background", "transparent", "cut out", reason)] if any(step for _, step in pairs) else []
+    images = tuple(image for image, _ in pairs)
+    return replace(result, images=images, records=records, adjustments=(*result.adjustments, *said))
+
+
 def _finish(image: Image.Image, made: Mapping[str, Any], request: ImageRequest) -> tuple[Image.Image, dict[str, Any]]:
     size = request.size or image.size
     image, resampled = upscale.resample(upscale.as_rgb(image), size)
     image, padded = upscale.pad(image, size, request.background)
     image, laid = upscale.lay_on(image, request.background, request.output_format)
-    steps = [*made.get("refine", ()), *(step for step in (resampled, padded, laid) if step)]
+    image, traced = _traced(image, request.output_format)
+    steps = [*made.get("refine", ()), *(step for step in (resampled, padded, laid, traced) if step)]
     finished = record.finish(made, request, image, steps)
     image.info["imagewright"] = finished
     return image, finished
+
+
+def _traced(image: Image.Image, output_format: str) -> tuple[Image.Image, dict[str, Any] | None]:
+    """The picture, with the drawing that an SVG file will hold in `info["svg"]`."""
+    if output_format != "svg":
+        return image, None
+    drawing = vector.trace(image)
+    image.info["svg"] = drawing.svg
+    return image, drawing.step
 
 
 def generate(prompt: str, *, plain: bool = False, wildcards: Path | None = None, **fields: Any) -> ImageResult:

@@ -63,6 +63,15 @@ def remove_background(image: Image.Image) -> Cutout:
     return Cutout(Image.fromarray(matted(rgb, pixels, region), "RGBA"), False, share)
 
 
+def cut_out(image: Image.Image) -> tuple[Image.Image, dict[str, object] | None]:
+    """A refine step: the picture without its background, and what was done; as it is, where nothing could be."""
+    try:
+        found = remove_background(image)
+    except RequestError:  # the workshop says so: see refine.upscale.unmet
+        return image, None
+    return (image, None) if found.already else (found.image, found.step)
+
+
 def background_region(lab: Floats) -> tuple[Mask, float]:
     """The region (H, W) that hangs together with the border and looks like it, and the share of the border in it."""
     border = np.zeros(lab.shape[:2], bool)

@@ -37,7 +37,7 @@ SMALLEST = 0.008  # share of the picture that a thing has at least
 MOST = 70  # segments; a picture that has more is cut more coarsely
 LARGE, CUT = 2.0, 4.0  # logits that a candidate gains by its size and loses by being cut out of something
 MARGIN = 0.08  # around a candidate when the judge sees it
-FOUND = 0.5  # probability below which nothing was found
+FOUND = 0.3  # probability below which nothing was found
 ALIKE = 1e-3  # squared distance of two colours between which no mixture can be told
 BAND, REACH = 2, 3  # pixels around the edge whose share is solved for, and in which both sides' colours are looked for
 

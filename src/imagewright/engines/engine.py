@@ -140,8 +140,6 @@ def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[
     for name in unheard:
         if FEATURES[name]:
             raise UnsupportedError(f"This model has no {_said(name)}.", "Choose one that has: imagewright models")
-    if request.background == "transparent" and not can.transparent:
-        raise UnsupportedError("This model cannot make a transparent background.", "Use another background.")
     made = list(request.adjustments)
     changes: dict[str, Any] = {}
 
@@ -190,6 +188,8 @@ def _kept(request: ImageRequest) -> Iterator[tuple[str, Any, str]]:
         yield "size", request.image.size, "what the mask keeps stays as it is"
     if request.background != "auto":
         yield "background", "auto", "what the mask keeps stays as it is"
+    if request.output_format == "svg":
+        yield "output_format", "svg", "all is drawn anew, also what the mask keeps; png keeps all pixels"
     lossy = request.output_format == "webp" and request.output_compression < 100
     if request.output_format == "jpeg" or lossy:
         reason = "every pixel is stored anew, with losses, also what the mask keeps; png has none"

@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from imagewright import vector
 from imagewright.provenance import record as records
 
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -81,6 +82,13 @@ def read(image: Image.Image) -> Metadata:
         parameters=str(parameters) if parameters else None,
         digital_source_type=found[1].decode() if found else None,
     )
+
+
+def read_svg(data: bytes) -> Metadata:
+    """The record of an SVG file. Raises PictureError where it is none."""
+    text = vector.read(data).record
+    record = None if text is None else records.from_json(text)
+    return Metadata(record, None, records.source_type(record) if record else None)
 
 
 def _read_exif(image: Image.Image) -> tuple[str | None, str | None]:
