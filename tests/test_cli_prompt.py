@@ -146,6 +146,7 @@ def test_generate_in_python_understands_the_language() -> None:
         imagewright.generate("a fox --nothing", model="fake/blocks")
     with pytest.raises(PictureError):
         imagewright.generate("nowhere.png a fox", model="fake/blocks")
+    assert imagewright.prompt.parse("a fox")[0].prompt == "a fox"
 
 
 def test_weights_and_the_rest_are_made_again_from_the_file(tmp_path: Path) -> None:
@@ -203,6 +204,38 @@ def test_the_prompts_alternatives_are_an_axis_without_being_asked_for(capsys: Ru
     told = [(cell["records"][0]["prompt"], cell["records"][0]["num_inference_steps"]) for cell in page["cells"]]
     assert told == [("red fox", 1), ("red fox", 2), ("blue fox", 1), ("blue fox", 2)]
     assert len({cell["records"][0]["seed"] for cell in page["cells"]}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seeds"),
+    [
+        (["a fox --seed {4,9}"], [4, 9]),
+        (["{a,b} fox --seed 4"], [4, 4]),
+        (["{a,b} fox --seed 4", "--seed", "7"], [7, 7]),
+        (["a fox --repeat 2 --seed 4"], [4, 5]),
+        (["a fox --seed 4", "--x", "steps=1,2"], [4, 4]),
+        (["a fox --seed 4", "--x", "seed=1,2"], [1, 2]),
+    ],
+)
+def test_seeds_of_a_grid(capsys: Run, arguments: list[str], seeds: list[int]) -> None:
+    assert cli.run(["grid", *arguments, *FAKE, "--json"]) == 0
+    assert [cell["records"][0]["seed"] for cell in answer(capsys)["cells"]] == seeds
+
+
+def test_an_interrupted_grid_is_kept(tmp_path: Path, capsys: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from imagewright.workshop import Workshop
+
+    make = Workshop.make
+
+    def interrupted(self: Workshop, request: Any, *more: Any) -> ImageResult:
+        if request.seed == 2:
+            raise KeyboardInterrupt
+        return make(self, request, *more)
+
+    monkeypatch.setattr(Workshop, "make", interrupted)
+    assert cli.run(["grid", "a fox", *FAKE, "--x", "seed=1,2,3"]) == 130
+    assert capsys.readouterr().out == "grid.png\n"
+    assert open_picture(tmp_path / "grid.png").width > 3 * 192
 
 
 def test_a_seed_axis_also_chooses_wildcards(tmp_path: Path, capsys: Run) -> None:

@@ -459,7 +459,7 @@ def test_any_text_gives_jobs_or_a_prompt_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "scrap", [*MARKS, *OTHERS, "(a", "[(", "((a))", ": ", "{a}", "{a,b}", "__a__ ", "(a:1) ", "a.png "]
+    "scrap", [*MARKS, *OTHERS, "(a", "[(", "((a))", ": ", "{a}", "{a,b}", "__a__ ", "__a-", "(a:1) ", "a.png "]
 )
 def test_long_texts_are_read_fast(scrap: str) -> None:
     for text in (scrap * (50_000 // len(scrap)), scrap * (32_000 // len(scrap)), ":" + "1" * 30_000 + scrap):

@@ -77,6 +77,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "prompt":  # a module, so that imagewright.prompt.parse needs no import of its own
+        return import_module("imagewright.prompt")
     if name not in _HOME:
         raise AttributeError(f"module 'imagewright' has no attribute {name!r}")
     return getattr(import_module(f"imagewright.{_HOME[name]}"), name)

@@ -56,37 +56,43 @@ def grid(
 ) -> None:
     """Draw a prompt over two things that vary, as one labelled sheet.
 
-    All cells share a seed unless seeds vary. A cell that fails says why in its place, and the others go on; the exit
-    code is 1 only where none could be drawn.
+    All cells share a seed unless seeds vary, or the prompt names some. A cell that fails says why in its place, and
+    the others go on; the exit code is 1 only where none could be drawn.
     """
-    seed = secrets.randbelow(MAX_SEED) if seed is None else seed
     read = partial(language.plain if plain else partial(language.parse, wildcards=wildcards), utf8(prompt))
-    jobs = read(seed=seed)
+    written = [job.fields.get("seed") for job in (language.plain if plain else language.parse)(prompt)]
+    common = secrets.randbelow(MAX_SEED)
+    jobs = read(seed=common if seed is None else seed)
     rows, columns = _axes(x, y, jobs)
     side = side_of(rows, columns, cell)
     kept = Target.parse(keep, "png", 1) if keep else None
     Target.parse(output, "png", 1)  # before any work
     if output.is_dir():
         raise RequestError(f"{str(output)!r} is a folder.", "Name a PNG file with -o.")
-    given = {**asked(context.params), "seed": seed, **({"size": parse_size(size)} if size else {})}
+    given = {**asked(context.params), **({"size": parse_size(size)} if size else {})}
     opened = cache(open_picture)
 
     def request(row: int, column: int) -> ImageRequest:
-        fields = {**given, **rows.fields(row), **columns.fields(column)}
         branch = row if rows.name == "prompt" else column if columns.name == "prompt" else 0
-        return read(seed=fields["seed"])[branch].request(opened, **fields)  # a seed also chooses wildcards
+        shared = {"seed": common} if written[branch] is None else {}
+        fields = {**shared, **given, **rows.fields(row), **columns.fields(column)}
+        return read(seed=fields.get("seed"))[branch].request(opened, **fields)  # a seed also chooses wildcards
 
     def keep_it(result: ImageResult) -> list[Path]:
         return save(result, kept, True, False)[0] if kept else []
 
-    workshop, cells = Workshop(say=note), []
-    with progress_bar("drawing", shown=not quiet) as progress:
-        for one in draw(rows, columns, lambda row, column: workshop.make(request(row, column)), side, keep_it):
-            cells.append(one)
-            if progress is not None:
-                progress(len(cells), len(rows.values) * len(columns.values))
-    save_atomic(encode(sheet_of(cells, rows, columns, prompt, side), "png"), output)
-    _tell(cells, rows, columns, output, as_json)
+    workshop = Workshop(say=note)
+    cells: list[Cell] = []
+    try:
+        with progress_bar("drawing", shown=not quiet) as progress:
+            for one in draw(rows, columns, lambda row, column: workshop.make(request(row, column)), side, keep_it):
+                cells.append(one)
+                if progress is not None:
+                    progress(len(cells), len(rows.values) * len(columns.values))
+    finally:  # what was drawn is shown, also after Ctrl-C
+        if cells:
+            save_atomic(encode(sheet_of(cells, rows, columns, prompt, side), "png"), output)
+            _tell(cells, rows, columns, output, as_json)
     if all(one.problem for one in cells):
         raise ModelError("No cell could be drawn.", "See the notes above.")
 

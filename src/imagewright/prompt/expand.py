@@ -22,7 +22,7 @@ Choice = tuple[str, str]  # what stood in the template, and what was chosen
 
 _BRACES = re.compile(r"\\.|[{},|]|[^\\{},|]+|\\", re.DOTALL)
 _ESCAPED = {rf"\{mark}": mark for mark in "{},|"}
-_WILDCARD = re.compile(r"(?<![\w\\])__([\w-]+(?:/[\w-]+)*?)__(?!\w)")
+_WILDCARD = re.compile(r"(?<![\w\\])__([\w-]{1,64}(?:/[\w-]{1,64}){0,8}?)__(?!\w)")
 
 
 @dataclass(frozen=True)
