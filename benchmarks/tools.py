@@ -3,6 +3,8 @@
 python benchmarks/tools.py select DATA [N]       the right one of two things, apart and overlapping
 python benchmarks/tools.py cutout DATA [N]       backgrounds taken away: error of alpha
 python benchmarks/tools.py describe DATA [N]     the concept's name among all names
+python benchmarks/tools.py seam DATA [N]         the true continuation against a patch of another picture
+python benchmarks/tools.py svg DATA [N]          drawings against their pictures
 
 DATA is a sticker set; its size in pixels is that of the scenes.
 """
@@ -21,10 +23,13 @@ from tool_scenes import Floats, Truth, held_out, made
 
 from imagewright.editing import select as selecting
 from imagewright.editing.cutout import remove_background
+from imagewright.editing.masks import mask_of
 from imagewright.errors import RequestError
 from imagewright.evaluation.metrics import wilson
+from imagewright.evaluation.seam import seam
 from imagewright.pictures import open_picture
 from imagewright.refine.describe import describe, shipped, vocabulary
+from imagewright.vector import trace
 
 OVERLAP = 0.2  # of the smaller box's side
 
@@ -143,6 +148,32 @@ def naming(data: Path, count: int) -> None:
         print(f"the right name among the first {best}: {told(np.array(ranks) < best)}")
 
 
+def seams(data: Path, count: int) -> None:
+    """The right half of a picture as it is, and pasted from another one."""
+    side = size_of(data)
+    rng = np.random.default_rng(0)
+    pictures = [picture for _, picture in on_grounds(data, count, side, "graded, noisy", rng)]
+    hole = np.zeros((side, side), bool)
+    hole[:, side // 2 :] = True
+    mask = mask_of(hole)
+    for name, others in (("as it is", pictures), ("pasted", pictures[1:] + pictures[:1])):
+        ratios = [seam(one, mask, other).ratio for one, other in zip(pictures, others, strict=True)]
+        low, middle, high = np.percentile(ratios, (5, 50, 95))
+        print(f"seam {name}: median {middle:.2f}, 90 % in {low:.2f} to {high:.2f}, N = {len(ratios)}")
+
+
+def drawings(data: Path, count: int) -> None:
+    """PSNR and bytes by style."""
+    records = held_out(data)
+    for style in sorted({record["style"] for record in records}):
+        files = [record["file_name"] for record in records if record["style"] == style][:count]
+        made_ = [trace(open_picture(data / file)) for file in files]
+        psnr, off = (np.array([d.step[name] for d in made_]) for name in ("psnr", "mean_difference"))
+        size = np.mean([len(d.svg) for d in made_]) / 1000
+        print(f"{style}: PSNR {psnr.mean():.1f} dB (least {psnr.min():.1f}), off by {off.mean():.1f} of 255")
+        print(f"  {size:.0f} kB, N = {len(files)}")
+
+
 def size_of(data: Path) -> int:
     """The side of the set's pictures."""
     return open_picture(data / held_out(data)[0]["file_name"]).width
@@ -155,7 +186,7 @@ def told(rights: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    tools = {"select": select, "cutout": cutout, "describe": naming}
+    tools = {"select": select, "cutout": cutout, "describe": naming, "seam": seams, "svg": drawings}
     if len(sys.argv) < 3 or sys.argv[1] not in tools:
         sys.exit(__doc__)
     tools[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 100)
