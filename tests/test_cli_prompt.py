@@ -159,6 +159,27 @@ def test_weights_and_the_rest_are_made_again_from_the_file(tmp_path: Path) -> No
     assert told == {"emphasis": [[2, 5, 1.5]], "variety": 0.4, "weird": 0.1, "stop": 0.6}
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+def test_a_long_template_fits_into_every_file(tmp_path: Path, name: str) -> None:
+    text = "a (red:1.5) {fox} " + "word " * 6000
+    assert cli.run(["generate", text, *FAKE, "-o", name]) == 0
+    record = metadata.read(open_picture(tmp_path / name)).record
+    assert record is not None
+    assert record["prompt"].startswith("a red fox word")
+    assert ("prompt_template" in record) == ("shortened" not in record)
+
+
+def test_long_labels_are_cut() -> None:
+    words = "a very long label " * 50
+    axes = [Axis("prompt", (words, "b"), (1, 2)), Axis("style", ("x" * 500,), (1,))]
+    red = ImageResult(images=(Image.new("RGB", (8, 8), "red"),), records=({},), model="m", engine="e")
+    cells = list(draw(*axes, lambda row, column: red, 64))
+    page = np.asarray(sheet_of(cells, *axes, words * 9, 64))
+    top = page.shape[0] - 2 * (64 + MARGIN) - MARGIN
+    second = page[top + 64 + MARGIN + 20 : top + 2 * 64, :130]  # beside the second row stands nothing of the first
+    assert (second > 200).all()
+
+
 @pytest.mark.parametrize("parts", [[[0, 1]], [["a", 1, 2]], [0, 1, 2], [[0, 1, True]]])
 def test_a_damaged_list_of_weights_is_refused(parts: list[Any]) -> None:
     from imagewright.provenance import record

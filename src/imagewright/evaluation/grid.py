@@ -133,8 +133,8 @@ def sheet_of(cells: Sequence[Cell], rows: Axis, columns: Axis, title: str, side:
     pictures = [[_blank(side)] * len(columns.values) for _ in rows.values]
     for cell in cells:
         pictures[cell.row][cell.column] = cell.picture or _failed(cell.problem, side)
-    heads = [textwrap.fill(textwrap.shorten(label, 120), max(8, side // 7)) for label in columns.labels]
-    page = matrix(pictures, rows.labels, heads, side)
+    heads = [textwrap.fill(_cut(label, 3 * side // 7), max(8, side // 7)) for label in columns.labels]
+    page = matrix(pictures, [_cut(label, 16 * (side // 18)) for label in rows.labels], heads, side)
     font = ImageFont.load_default(size=14)
     lines = textwrap.wrap(title, max(20, page.width // 8))[:3]
     top = MARGIN + 18 * len(lines)
@@ -142,6 +142,10 @@ def sheet_of(cells: Sequence[Cell], rows: Axis, columns: Axis, title: str, side:
     ImageDraw.Draw(whole).multiline_text((MARGIN, MARGIN), "\n".join(lines), fill=(20, 20, 20), font=font, spacing=4)
     whole.paste(page, (0, top))
     return whole
+
+
+def _cut(label: str, length: int) -> str:
+    return label if len(label) <= length else label[: length - 3] + "..."
 
 
 def _blank(side: int) -> Image.Image:
