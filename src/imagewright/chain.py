@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 from imagewright.editing import expand, masks, place
+from imagewright.editing.complete import completed
 from imagewright.editing.expand import Margins
 from imagewright.editing.stack import Beside, Stack, Step
 from imagewright.engines.catalog import DEFAULT_ENGINE
@@ -139,10 +140,12 @@ def applied(
 ) -> ImageResult:
     """What one step makes of `image`. `asked` are the request's fields, without the image and the mask.
 
-    An `upscale` needs none. Raises RequestError, ModelError.
+    A step without a model needs none. Raises RequestError, ModelError.
     """
     if step.verb == "upscale":
         return enlarged(image, step.factor or 1)
+    if step.plain and step.mask is not None:
+        return continued(image, step.mask)
     if step.margins is None:
         return workshop.make(ImageRequest(**asked, image=image, mask=step.mask), progress)
     count, seed = asked.get("n", 1), asked.get("seed")
@@ -185,6 +188,16 @@ def enlarged(image: Image.Image, factor: int, of_model: bool = True) -> ImageRes
     larger, step = upscale.resample(image, size)
     record = records.of_tool(of_model, image_sha256=place.digest(image), size=list(size), refine=[step])
     return ImageResult(images=(larger,), records=(record,), model="", engine="", size=size)
+
+
+def continued(image: Image.Image, mask: Image.Image, of_model: bool = True) -> ImageResult:
+    """The picture whose hole was filled from around it, without a model; `of_model`: one made the picture before."""
+    hole = masks.hole(mask)
+    filled = completed(image, hole)
+    place.check(image, filled, hole)
+    facts = {"size": list(image.size), "image_sha256": place.digest(image), **place.facts(hole, feather=0)}
+    record = records.of_tool(of_model, **facts, refine=[{"step": "complete"}])
+    return ImageResult(images=(filled,), records=(record,), model="", engine="", size=image.size)
 
 
 def with_stack(result: ImageResult, step: Step, before: Opened) -> ImageResult:

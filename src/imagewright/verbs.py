@@ -23,10 +23,11 @@ from imagewright.editing import expand as canvas
 from imagewright.editing import masks, place
 from imagewright.editing.stack import Beside, Stack, Step
 from imagewright.engines.catalog import Catalog
+from imagewright.engines.engine import kept
 from imagewright.errors import PictureError, RequestError, UnsupportedError
 from imagewright.pictures import open_picture
 from imagewright.provenance import record as records
-from imagewright.request import MAX_PICTURES, Adjustment, ImageResult
+from imagewright.request import MAX_PICTURES, Adjustment, ImageRequest, ImageResult
 from imagewright.watch import Progress
 from imagewright.workshop import Workshop
 
@@ -35,6 +36,7 @@ SUBTLE, STRONG = 0.35, 0.7  # strengths of variations
 RESTYLE = 0.6  # strength of another style
 FEATHER = 128  # one pixel of feather for so many of the picture's longer side, unless told
 GROWN = 64  # a selection is grown by one pixel for so many, so that no rim of the thing is left
+OUTPUT = ("output_format", "output_compression")
 FACTORS = (2, 4)
 
 
@@ -84,7 +86,8 @@ def fill(
     progress: Progress | None = None,
     **fields: Any,
 ) -> ImageResult:
-    """The hole filled with what the words say, or without words with what surrounds it; all else stays byte for byte.
+    """The hole filled with what the words say; all else stays byte for byte. Without words what surrounds the hole
+    goes on, which removes what was there: no model draws it, unless one is named.
 
     The hole is given by one of `mask`, `region` and `select`, as in `edit`; `invert` turns it inside out. Raises
     RequestError, PictureError, ModelError.
@@ -92,11 +95,23 @@ def fill(
     shop = workshop or shared()
     before = _opened(picture, shop, original, fields)
     hole, said = hole_of(before.image, mask=mask, region=region, select=select, invert=invert)
+    if prompt is None and not (fields.get("model") or fields.get("technique")):
+        return _continued(before, hole, said, fields)
     if prompt is None:
         prompt = SURROUNDINGS
         said.append(Adjustment("prompt", None, prompt, "no words were given"))
     fields.setdefault("feather", feather_of(before.image.size))
     return _done("fill", before, {"prompt": prompt, **fields}, shop, progress, ["image", "mask"], said=said, mask=hole)
+
+
+def _continued(before: Opened, hole: Image.Image, said: list[Adjustment], fields: dict[str, Any]) -> ImageResult:
+    output = {name: fields.pop(name) for name in OUTPUT if name in fields}
+    said += [Adjustment(name, value, None, "without words no model draws") for name, value in fields.items()]
+    asked = ImageRequest(prompt=SURROUNDINGS, image=before.image, mask=hole, **output)
+    said += [Adjustment(name, output[name], used, reason) for name, used, reason in kept(asked)]
+    result = chain.stored_as(chain.continued(before.image, hole, before.of_model), **output)
+    result = chain.with_stack(result, Step("fill", {}, mask=hole), before)
+    return replace(result, adjustments=(*said, *result.adjustments))
 
 
 def expand(

@@ -117,6 +117,7 @@ def test_undoing_all_gives_the_original_its_own_record_back(tmp_path: Path) -> N
         lambda path: verbs.restyle(path, "x", like=path.with_name("photo.png"), model=PAINTER, seed=2),
         lambda path: verbs.blend([path, path.with_name("photo.png")], "x", model=PAINTER, seed=2),
         lambda path: verbs.upscale(path, 2),
+        lambda path: verbs.fill(path, region="40,40,20,20"),
         lambda path: fill(path, "0,0,96,50", 4, n=3),
     ],
 )
@@ -216,7 +217,7 @@ def test_a_damaged_stack_is_refused_or_said(original: Path, what: str) -> None:
     assert any(one.field == "edits" for one in fill(path, "0,0,9,9", 1).adjustments)
 
 
-@pytest.mark.parametrize("fields", [{"prompt": 3}, {"prompt": ["x"]}, {"prompt": "x", "size": "12"}, {}])
+@pytest.mark.parametrize("fields", [{"prompt": 3}, {"prompt": ["x"]}, {"prompt": "x", "size": "12"}, {"prompt": ""}])
 def test_a_step_of_damaged_fields_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(PictureError, match="damaged"):
         Step("fill", fields).again(())

@@ -63,12 +63,9 @@ class Cut:
         result[top:bottom, left:right] = _laid(
             part, np.asarray(new.convert("RGBA")), _weights(hole, self.request.feather)
         )
-        if changed := changed_outside(result, np.asarray(self.picture), self.hole):
-            raise ModelError(
-                f"The edit changed {changed} pixels outside the mask; it was thrown away.",
-                "This should never happen: please report it.",
-            )
-        return Image.fromarray(result, self.picture.mode)
+        restored = Image.fromarray(result, self.picture.mode)
+        check(self.picture, restored, self.hole)
+        return restored
 
     def told(self) -> dict[str, Any]:
         """What the record says of it: the strength, the mask, and that nothing else changed."""
@@ -77,13 +74,7 @@ class Cut:
             record["instruction"] = True
         if self.hole is None:
             return record
-        return {
-            **record,
-            "mask_sha256": sha256(np.packbits(self.hole).tobytes()).hexdigest(),
-            "mask": masks.told(self.hole),
-            "feather": self.request.feather,
-            "changed_outside_mask": 0,  # compared in `restored`, which gives out no other picture
-        }
+        return record | facts(self.hole, self.request.feather)
 
 
 def cut(request: ImageRequest, can: Capabilities) -> tuple[Cut | None, list[Adjustment]]:
@@ -264,22 +255,22 @@ def _premultiplied(pixels: Pixels) -> Floats:
     return np.concatenate([pixels[:, :3] * (alpha / 255), alpha], axis=1)
 
 
-def surroundings(pixels: Pixels, hole: Hole) -> Floats:
-    """`pixels` (H, W, 3) with the hole filled smoothly from around it, by halving until nothing is missing and back.
+def surroundings(values: NDArray[Any], hole: Hole) -> Floats:
+    """`values` (H, W, C) with the hole filled smoothly from around it, by halving until nothing is missing and back.
 
-    Grey where there is nothing around it.
+    Their middle, 127.5, where there is nothing around it.
     """
     known = ~hole
     if not known.any():
-        return np.full(pixels.shape, 127.5, np.float32)
-    planes = np.dstack([pixels * known[..., None], known]).astype(np.float32)  # (H, W, 4): weighted colours, weight
-    filled: Floats = _filled(planes)[..., :3]
+        return np.full(values.shape, 127.5, np.float32)
+    weighted = np.concatenate([values * known[..., None], known[..., None]], axis=-1).astype(np.float32)
+    filled: Floats = _filled(weighted)[..., :-1]
     return filled
 
 
 def _filled(planes: Floats) -> Floats:
-    """(H, W, 4), weighted colours and their weight -> the same with every weight 1, holes taken from coarser levels."""
-    weight = planes[..., 3:]
+    """(H, W, C + 1), weighted values and their weight -> with every weight 1, holes taken from coarser levels."""
+    weight = planes[..., -1:]
     own = (planes / np.maximum(weight, 1e-6)).astype(np.float32)
     if (weight > 0).all():
         return own
@@ -340,9 +331,20 @@ def _runs(hole: Hole, most: int) -> NDArray[np.int32]:
     return runs
 
 
-def changed_outside(result: Pixels, original: Pixels, hole: Hole) -> int:
-    """How many pixels outside the hole differ."""
-    return int(((result != original).any(axis=-1) & ~hole).sum())
+def check(original: Image.Image, result: Image.Image, hole: Hole) -> None:
+    """Raises ModelError where a pixel outside the hole differs: such a picture is not given out."""
+    differs = (np.asarray(original) != np.asarray(result)).any(axis=-1)
+    if changed := int((differs & ~hole).sum()):
+        raise ModelError(
+            f"The edit changed {changed} pixels outside the mask; it was thrown away.",
+            "This should never happen: please report it.",
+        )
+
+
+def facts(hole: Hole, feather: int) -> dict[str, Any]:
+    """What a record says of the mask of a picture that passed `check`."""
+    digest = sha256(np.packbits(hole).tobytes()).hexdigest()
+    return {"mask_sha256": digest, "mask": masks.told(hole), "feather": feather, "changed_outside_mask": 0}
 
 
 def sources(request: ImageRequest) -> dict[str, Any]:

@@ -103,13 +103,18 @@ class Step:
             )
         found: dict[str, Any] = {name: _tuple(value) for name, value in self.fields.items()}
         found |= {name: tuple(_needed(one, folders) for one in many) for name, many in self.pictures.items()}
-        if self.verb == "upscale":
+        if self.plain:
             return found
         try:
             ImageRequest(**{name: value for name, value in found.items() if name != "instruction"})
-        except (TypeError, AttributeError, ValueError) as error:
+        except (TypeError, AttributeError, ValueError, ImagewrightError) as error:
             raise PictureError("The stack of edits in this picture is damaged.", "Use the original file.") from error
         return found
+
+    @property
+    def plain(self) -> bool:
+        """Whether it needs no model: an `upscale`, or a `fill` without words."""
+        return self.engine is None and "prompt" not in self.fields
 
     def told(self) -> str:
         """One line for people: verb, where, what."""

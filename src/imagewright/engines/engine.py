@@ -40,6 +40,7 @@ __all__ = [
     "Progress",
     "adapt",
     "capabilities",
+    "kept",
     "options_of",
     "seed_of",
     "source_of",
@@ -162,7 +163,7 @@ def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[
             bend(name, None, f"this model has no {name}")
     for name in unheard:
         bend(name, _PLAIN[name], f"this model has no {_said(name)}")
-    for name, used, reason in (*_kept(request), *relative.unmet(request, can)):
+    for name, used, reason in (*kept(request), *relative.unmet(request, can)):
         bend(name, used, reason)
     if request.image is not None:
         changes["strength"] = strength_of(request)
@@ -180,7 +181,7 @@ def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[
     return replace(request, **changes), made
 
 
-def _kept(request: ImageRequest) -> Iterator[tuple[str, Any, str]]:
+def kept(request: ImageRequest) -> Iterator[tuple[str, Any, str]]:
     """What a request with a mask cannot have (field, used instead, reason)."""
     if request.image is None or request.mask is None:
         return
