@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, astuple, dataclass
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from imagewright.engines.pretrained import fast
 NOTE_FROM = 20.0  # seconds: a run longer than this is announced
 _LEAST = 0.25  # seconds that each calibration takes
 _CLIP_TOKENS, _T5_TOKENS = 77, 256
+_KINDS = {"convolution": "convolution", "bmm": "attention"}  # of an operation; the rest are matrix products
+_FURTHER_INPUTS = ("class_embed_type", "encoder_hid_dim_type", "num_class_embeds")  # networks with these are others
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,6 @@ class Estimate:
     flops: float
     steps: int
 
-    @property
-    def long(self) -> bool:
-        """Whether it is worth a word before the start."""
-        return self.seconds > NOTE_FROM
-
     def __str__(self) -> str:
         return f"about {_span(self.seconds)}: {self.steps} steps of {_span(self.step_seconds)}"
 
@@ -85,19 +83,23 @@ def _span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def estimate(pipe: Any, width: int, height: int, steps: int, guidance: float, images: int = 1) -> Estimate:
-    """What `steps` steps of a loaded pipeline will take at `width` x `height` pixels, decoding included."""
-    denoiser = next(m for m in (getattr(pipe, "unet", None), getattr(pipe, "transformer", None)) if m is not None)
-    guided = guidance > 1 and not denoiser.config.get("guidance_embeds")
-    rows = images * (2 if guided else 1)
+def estimate(pipe: Any, width: int, height: int, steps: int, guidance: float, images: int = 1) -> Estimate | None:
+    """What `steps` steps of a loaded pipeline will take at `width` x `height` pixels, reading and decoding included.
+
+    None where its networks are of a kind that is not counted here.
+    """
+    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    if denoiser is None:
+        return None
+    rows = images * (2 if guidance > 1 and _takes_guidance(denoiser) else 1)
     side = getattr(pipe, "vae_scale_factor", 8)
     step = denoising(denoiser, height // side, width // side, rows)
+    if step is None:
+        return None
     decode = decoding(getattr(pipe, "vae", None), height // side, width // side, images)
-    text = reading(
-        [m for name, m in pipe.components.items() if name.startswith("text_encoder") and m is not None], rows
-    )
+    text = reading([m for name, m in pipe.components.items() if name.startswith("text_encoder") and m], rows)
     device = str(getattr(pipe, "_execution_device", "cpu"))
-    rates = calibrated(denoiser.dtype, device, fast.attached(pipe))
+    rates = calibrated(denoiser.dtype, device, fast.active(pipe))
     own = calibrated(denoiser.dtype, device, False)  # text encoders stay with torch
     step_seconds, decode_seconds = step.seconds(rates), decode.seconds(rates)
     return Estimate(
@@ -109,15 +111,27 @@ def estimate(pipe: Any, width: int, height: int, steps: int, guidance: float, im
     )
 
 
-def denoising(module: nn.Module, height: int, width: int, rows: int) -> Work:
-    """The work of one step of a diffusers denoiser on latents of (rows, channels, height, width)."""
+def _takes_guidance(denoiser: nn.Module) -> bool:
+    """Whether guidance is a second row beside the first, and not distilled into the network."""
+    config: Mapping[str, Any] = denoiser.config  # type: ignore[assignment]
+    return config.get("time_cond_proj_dim") is None and not type(denoiser).__name__.startswith("Flux")
+
+
+def denoising(module: nn.Module, height: int, width: int, rows: int) -> Work | None:
+    """The work of one step of a diffusers denoiser on latents of (rows, channels, height, width).
+
+    Of a transformer that is not known here its attention is left out; of another network there is None.
+    """
     config: Mapping[str, Any] = module.config  # type: ignore[assignment]
-    named = _INPUTS.get(type(module).__name__)
-    if named is not None:
-        return _counted(type(module), config, lambda: named(config, height, width, rows))
-    size = sum(p.numel() for p in module.parameters())  # of another kind: as of a transformer without its attention
+    network: Any = type(module)
+    kind = network.__name__
+    usual = config.get("addition_embed_type") in (None, "text_time")
+    if kind in _INPUTS and usual and not any(config.get(name) for name in _FURTHER_INPUTS):
+        return _counted(network, _as_text(config), height, width, rows)
+    if kind in _INPUTS or "Transformer" not in kind:
+        return None
     tokens = height * width / (config.get("patch_size") or 2) ** 2
-    return Work(product=2.0 * size * tokens * rows)
+    return Work(product=2.0 * tokens * rows * sum(p.numel() for p in module.parameters()))
 
 
 def decoding(vae: nn.Module | None, height: int, width: int, images: int) -> Work:
@@ -125,8 +139,8 @@ def decoding(vae: nn.Module | None, height: int, width: int, images: int) -> Wor
     if vae is None or type(vae).__name__ not in ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC"):
         return Work()
     config: Mapping[str, Any] = vae.config  # type: ignore[assignment]
-    inputs = {"": torch.empty(images, config["latent_channels"], height, width, device="meta")}
-    return _counted(type(vae), config, lambda: inputs, part="decoder")
+    network: Any = type(vae)
+    return _counted(network, _as_text(config), height, width, images)
 
 
 def reading(encoders: list[nn.Module], rows: int) -> Work:
@@ -138,21 +152,27 @@ def reading(encoders: list[nn.Module], rows: int) -> Work:
     return Work(product=work)
 
 
-def _counted(
-    kind: type[nn.Module], config: Mapping[str, Any], inputs: Callable[[], dict[str, Any]], part: str = ""
-) -> Work:
+def _as_text(config: Mapping[str, Any]) -> str:
+    public = {name: value for name, value in config.items() if not name.startswith("_")}
+    return json.dumps(public, sort_keys=True)
+
+
+@cache
+def _counted(kind: type[Any], config_text: str, height: int, width: int, rows: int) -> Work:
+    config = json.loads(config_text)
     with torch.device("meta"):
-        module = kind.from_config(dict(config))  # type: ignore[attr-defined]
-        values = inputs()
-    module = getattr(module, part) if part else module
-    first = [values.pop("")] if "" in values else []
+        module = kind.from_config(config)
+        if kind.__name__ in _INPUTS:
+            inputs = _INPUTS[kind.__name__](config, height, width, rows)
+        else:
+            module, z = module.decoder, torch.empty(rows, config["latent_channels"], height, width)
+            inputs = {next(iter(signature(module.forward).parameters)): z}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(*first, **values)
-    kinds = {"convolution": "convolution", "bmm": "attention"}
+        module(**inputs)
     found = {"convolution": 0.0, "product": 0.0, "attention": 0.0}
     for operation, amount in counter.get_flop_counts()["Global"].items():
         name = str(operation).removeprefix("aten.")
-        found["attention" if "attention" in name else kinds.get(name, "product")] += amount
+        found[_KINDS.get(name, "attention" if "attention" in name else "product")] += amount
     return Work(**found)
 
 
@@ -162,7 +182,7 @@ def _unet(config: Mapping[str, Any], height: int, width: int, rows: int) -> dict
         "timestep": torch.empty(rows),
         "encoder_hidden_states": torch.empty(rows, _CLIP_TOKENS, config["cross_attention_dim"]),
     }
-    if config.get("addition_embed_type") == "text_time":
+    if config.get("addition_embed_type") == "text_time":  # SDXL
         numbers = 6
         text = config["projection_class_embeddings_input_dim"] - numbers * config["addition_time_embed_dim"]
         pooled = {"text_embeds": torch.empty(rows, text), "time_ids": torch.empty(rows, numbers)}

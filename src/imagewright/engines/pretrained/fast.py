@@ -30,12 +30,12 @@ from torch import nn
 from imagewright.engines.pretrained import conversions
 from imagewright.engines.pretrained.conversions import Kept
 from imagewright.request import Adjustment
+from imagewright.watch import Say
 
 ENOUGH = 30.0  # dB of PSNR against torch; bfloat16 against float32 gives 45 to 60
 KEPT = 2  # compiled shapes of each module; more would fill the memory
 _ORDINARY = ("torch.nn.", "diffusers.models.")
 
-Say = Callable[[str], None]
 Run = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
 
 
@@ -63,6 +63,17 @@ def detach(pipe: Any) -> None:
 def attached(pipe: Any) -> bool:
     """Whether OpenVINO stands in front of the denoiser."""
     return any(isinstance(module.__dict__.get("forward"), Fast) for _, module in _modules(pipe))
+
+
+def active(pipe: Any) -> bool:
+    """Whether the denoiser's next call will go through OpenVINO, as far as can be told before."""
+    denoisers = [module for name, module in _modules(pipe) if not name.startswith("vae")]
+    try:
+        for module in denoisers:
+            check_ordinary(module)
+    except Unsuited:
+        return False
+    return attached(pipe)
 
 
 def told(pipe: Any) -> list[Adjustment]:
@@ -137,39 +148,35 @@ class Fast:
         """The module compiled for these shapes, converted first where no conversion is kept, and checked."""
         kept = Kept(f"{openvino().__version__} {torch.__version__} {weights} {call.structure}")
         with self._plain(), _said_unsuited(), kept.lock():
-            if not kept.there():
-                self._convert(call, kept)
+            expected = None if kept.there() else self._convert(call, kept)
             try:
                 run = compiled_file(kept.graph, call.tensors)
             except RuntimeError:  # damaged in a way that sizes do not show, or of shapes that the trace cannot take
-                self._convert(call, kept)
-                try:
-                    run = compiled_file(kept.graph, call.tensors)
-                except RuntimeError as error:
-                    raise Unsuited(f"OpenVINO cannot compile it: {_last_line(error)}") from error
+                expected = self._convert(call, kept)
+                run = compiled_file(kept.graph, call.tensors)
             if call.shapes not in kept.about["checks"]:
-                kept.checked(call.shapes, psnr(run(call.tensors)[0], self._by_torch(call)))
+                expected = self._by_torch(call) if expected is None else expected
+                kept.checked(call.shapes, psnr(run(call.tensors)[0], expected))
                 self.say(f"{self.name} through OpenVINO: {kept.about['checks'][call.shapes]:.1f} dB against torch")
         found = kept.about["checks"][call.shapes]
         if not found >= ENOUGH:
             raise Unsuited(f"OpenVINO's output is off by too much ({found:.1f} dB against torch)")
         return run
 
-    def _convert(self, call: Call, kept: Kept) -> None:
+    def _convert(self, call: Call, kept: Kept) -> torch.Tensor:
+        """Keeps a conversion of the module; returns what torch gives in float32."""
         size = 4 * sum(p.numel() for p in self.module.parameters())
+        _check_memory(3 * size)  # measured: a copy in float32, the traced one, and the one being written
         self.say(f"converting {self.name} for OpenVINO, once, in a minute or two; it is kept in {kept.folder.parent}")
-        _check_memory(2 * size)
         copy = deepcopy(self.module).float()
         copy.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         values = [value.float() for value in call.tensors]
         with torch.inference_mode(False), torch.no_grad():
-            expected = _Traced(copy, call)(*(value.clone() for value in values))
+            expected: torch.Tensor = _Traced(copy, call)(*(value.clone() for value in values))
             model = converted(_Traced(copy, call), values)
         kept.save(lambda path: openvino().save_model(model, path, compress_to_fp16=True))
-        run = compiled_file(kept.graph, call.tensors)
-        found = psnr(run(call.tensors)[0], expected)
-        kept.checked(call.shapes, found)
-        self.say(f"{self.name} through OpenVINO: {found:.1f} dB against torch in float32, {kept.megabytes:.0f} MB")
+        self.say(f"converted: {kept.megabytes:.0f} MB")
+        return expected
 
     def _by_torch(self, call: Call) -> torch.Tensor:
         with torch.no_grad():
@@ -256,6 +263,8 @@ def _said_unsuited() -> Iterator[None]:
         yield
     except OSError as error:
         raise Unsuited(f"the conversion cannot be kept in {conversions.folder()}: {_last_line(error)}") from error
+    except RuntimeError as error:
+        raise Unsuited(f"OpenVINO cannot compile it: {_last_line(error)}") from error
 
 
 def check_ordinary(module: nn.Module) -> None:

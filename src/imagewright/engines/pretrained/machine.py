@@ -19,19 +19,19 @@ from typing import Any, TypeVar
 import torch
 
 from imagewright.engines.pretrained import fast
-from imagewright.engines.pretrained.estimate import Estimate, estimate
+from imagewright.engines.pretrained.estimate import NOTE_FROM, Estimate, estimate
 from imagewright.engines.pretrained.sources import WEIGHTS, shapes
 from imagewright.errors import ModelError
-from imagewright.request import Adjustment
+from imagewright.request import Adjustment, ImageRequest
+from imagewright.watch import Say
 
-__all__ = ["Estimate", "Plan", "Say", "available", "estimate", "parameters", "plan", "prepare", "retrying"]
+__all__ = ["Estimate", "Plan", "announce", "estimate", "parameters", "plan", "prepare", "refit", "retrying"]
 
 T = TypeVar("T")
-Say = Callable[[str], None]
 
 DENOISERS = ("unet", "transformer")
 DECODING = {2: 3000, 4: 4000}  # bytes a pixel that a decoder like Stable Diffusion's takes, by bytes a number; measured
-DENOISING = 2000  # bytes a pixel and row: less than decoding, but all rows at once
+DENOISING = 1000  # bytes a pixel and row: less than decoding, but all rows at once; measured
 ROOM = 0.9  # of the memory that is free may be planned with
 TILE = 512  # pixels: the side of a tile when the autoencoder works in tiles
 LEAST = 128  # pixels: no retry goes below this side
@@ -202,6 +202,24 @@ def prepare(pipe: Any, plan: Plan, say: Say = lambda text: None) -> Any:
     if plan.fast:
         fast.attach(pipe, say)
     return pipe
+
+
+def announce(pipe: Any, request: ImageRequest, width: int, height: int, say: Say) -> None:
+    """Says how long a request's pictures will take, where that is long; the first run on a machine measures it."""
+    steps = request.num_inference_steps or 1
+    if request.image is not None and request.strength is not None and not request.instruction:
+        steps = max(1, round(steps * request.strength))
+    guidance = request.guidance_scale if request.guidance_scale is not None else 1.0
+    each = estimate(pipe, width, height, steps, guidance)
+    if each is not None and each.seconds * request.n > NOTE_FROM:
+        say(f"{each}" if request.n == 1 else f"{request.n} pictures, each {each}")
+
+
+def refit(pipe: Any, plan: Plan, width: int, height: int) -> None:
+    """Has the autoencoder of a loaded pipeline work in tiles where a size larger than planned needs it."""
+    free = available() if plan.device == "cpu" else torch.cuda.mem_get_info(torch.device(plan.device))[0]
+    if not plan.tiling and _activations(width * height, 2, plan.dtype) > ROOM * free:
+        tile(pipe)
 
 
 def tile(pipe: Any) -> bool:
