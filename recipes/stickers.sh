@@ -56,7 +56,7 @@ if [ "$preset" = cpu ]; then
     small+=(--set cooldown=0.5 --set model.edit_share=0.4) finish+=(--guidance 4 --rank 0)
     ;;
   gan) small=(--set steps=3500) finish+=(--rank 2 --truncation 0.8) ;;
-  autoregressive) small=(--set model.width=160 --set model.depth=5 --set model.heads=5 --set steps=2050 --set cooldown=0.35) finish+=(--rank 1 --without encoder) ;;
+  autoregressive) small=(--set model.width=160 --set model.depth=5 --set model.heads=5 --set steps=2050 --set cooldown=0.35) finish+=(--rank 1) ;;
   vae)
     small=(--set model.widths=192,192,160,96,48 --set model.middles=48,48,48,32,24 --set model.blocks=2,3,3,2,1)
     small+=(--set steps=3300 --set cooldown=0.35) finish+=(--rank 3 --temperature 0.5 --without encoder)

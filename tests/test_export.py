@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from tests_support import discs_source
@@ -192,9 +193,20 @@ def test_fewer_bits_are_fewer_bytes(run: Path, tmp_path: Path) -> None:
 def test_a_part_that_drawing_does_not_need_can_be_left_out(run: Path, tmp_path: Path) -> None:
     folder = export(run, tmp_path / "thin", name="thin", without=["encoder"])
     assert not (folder / "encoder.onnx").exists()
+    (can,) = (model.capabilities for model in EmbeddedEngine([tmp_path]).models())
+    assert not can.image and not can.mask and "images" not in can.features and "tile" in can.features
     assert EmbeddedEngine([]).generate(ImageRequest(prompt="a disc", model=str(folder), seed=1))[0].size == (16, 16)
     with pytest.raises(OptionError, match="denoiser"):
         export(run, tmp_path / "thinner", name="thin", without=["denoiser"])
+
+
+@pytest.mark.parametrize("bits", [32, 8, 4])
+def test_names_inside_a_graph_are_short(run: Path, tmp_path: Path, bits: int) -> None:
+    graph = onnx.load(str(export(run, tmp_path / "m", name="m", bits=bits) / "denoiser.onnx")).graph
+    outside = {value.name for value in (*graph.input, *graph.output)}
+    inside = {name for node in graph.node for name in (*node.input, *node.output)} - outside
+    assert {"x", "t", "known", "denoised", "attention"} <= outside
+    assert (max(len(name) for name in inside) <= 4) == (bits < 32)
 
 
 def test_a_default_that_the_technique_has_not_is_refused(run: Path, tmp_path: Path) -> None:

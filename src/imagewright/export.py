@@ -85,7 +85,7 @@ def export(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     description = {
-        **_describe(technique, run_config, path, name, bits),
+        **_describe(technique, run_config, path, name, bits, graphs),
         "sampling": json.loads(json.dumps({**sampling, **(defaults or {})})),
         "text_encoder": _write_text(technique, partial),
         **({} if rank is None else {"rank": rank}),
@@ -154,7 +154,17 @@ def _to_onnx(graph: Graph, file: Path) -> None:
         )
 
 
-def _describe(technique: Technique, run: dict[str, Any], path: Path, name: str, bits: int) -> dict[str, Any]:
+def _runtime(technique: Technique, parts: Collection[str]) -> dict[str, Any]:
+    """The technique's, with the edits that can be made with these parts: all but tiling begin by encoding a picture."""
+    runtime = technique.runtime()
+    if "encoder" not in parts and "edits" in runtime:
+        runtime["edits"] = [edit for edit in runtime["edits"] if edit == "tile"]
+    return runtime
+
+
+def _describe(
+    technique: Technique, run: dict[str, Any], path: Path, name: str, bits: int, parts: Collection[str]
+) -> dict[str, Any]:
     side, text = technique.pixels, getattr(technique.config, "text", None)
     return {
         "format": FORMAT,
@@ -169,7 +179,7 @@ def _describe(technique: Technique, run: dict[str, Any], path: Path, name: str, 
         "text_heads": text.heads if text else TEXT_HEADS,
         "weights": {32: "float32", 8: "int8", 4: "int4"}[bits],
         "parameters": sum(p.numel() for p in technique.parameters()),
-        "runtime": technique.runtime(),
+        "runtime": _runtime(technique, parts),
         "training": {
             "manifest": run.get("manifest_hash"),
             "steps": _step_of(path),

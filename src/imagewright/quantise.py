@@ -44,9 +44,25 @@ def quantise(file: Path, bits: int, *, products: bool) -> None:
         _products_in_8_bits(file)
     model = onnx.load(str(file))
     _stored_in_8_bits(model)
-    for node in model.graph.node:
-        node.ClearField("name")  # nobody reads them any more, and small weights make them count
+    shorten_names(model)
     onnx.save(model, str(file))
+
+
+def shorten_names(model: Any) -> None:
+    """Number all that is neither input nor output: nobody reads names any more, and small weights make them count."""
+    graph = model.graph
+    new = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
+
+    def short(name: str) -> str:
+        return str(new.setdefault(name, str(len(new))))
+
+    for node in graph.node:
+        node.ClearField("name")
+        node.input[:] = [short(name) for name in node.input]
+        node.output[:] = [short(name) for name in node.output]
+    for initializer in graph.initializer:
+        initializer.name = short(initializer.name)
+    del graph.value_info[:]
 
 
 def _products_in_8_bits(file: Path) -> None:
