@@ -30,26 +30,26 @@ def words_beside(folder: Path, file: Path) -> None:
 
 
 def _sd(pipe: Any) -> Tensors:
-    text = {f"cond_stage_model.transformer.{k}": v for k, v in _clip(pipe.text_encoder).items()}
-    return {**_unet(pipe.unet), **_vae(pipe.vae), **text}
+    text = {f"cond_stage_model.transformer.{k}": v for k, v in clip_tensors(pipe.text_encoder).items()}
+    return {**unet_tensors(pipe.unet), **vae_tensors(pipe.vae), **text}
 
 
 def _sdxl(pipe: Any) -> Tensors:
-    small = {f"conditioner.embedders.0.transformer.{k}": v for k, v in _clip(pipe.text_encoder).items()}
-    large = {f"conditioner.embedders.1.model.{k}": v for k, v in _open_clip(pipe.text_encoder_2).items()}
-    return {**_unet(pipe.unet), **_vae(pipe.vae), **small, **large}
+    small = {f"conditioner.embedders.0.transformer.{k}": v for k, v in clip_tensors(pipe.text_encoder).items()}
+    large = {f"conditioner.embedders.1.model.{k}": v for k, v in open_clip_tensors(pipe.text_encoder_2).items()}
+    return {**unet_tensors(pipe.unet), **vae_tensors(pipe.vae), **small, **large}
 
 
 def _sd3(pipe: Any) -> Tensors:
-    tensors = {f"model.diffusion_model.{k}": v for k, v in _joint(pipe.transformer).items()}
-    tensors |= {k.replace("first_stage_model.", "vae."): v for k, v in _vae(pipe.vae).items()}
+    tensors = {f"model.diffusion_model.{k}": v for k, v in joint_tensors(pipe.transformer).items()}
+    tensors |= {k.replace("first_stage_model.", "vae."): v for k, v in vae_tensors(pipe.vae).items()}
     for name, part in (("clip_l", pipe.text_encoder), ("clip_g", pipe.text_encoder_2)):
-        tensors |= {f"text_encoders.{name}.transformer.{k}": v for k, v in _clip(part).items()}
+        tensors |= {f"text_encoders.{name}.transformer.{k}": v for k, v in clip_tensors(part).items()}
     t5 = {k: v for k, v in pipe.text_encoder_3.state_dict().items() if k != "encoder.embed_tokens.weight"}
     return {**tensors, **{f"text_encoders.t5xxl.transformer.{k}": v for k, v in t5.items()}}
 
 
-def _clip(encoder: Any) -> Tensors:
+def clip_tensors(encoder: Any) -> Tensors:
     found = {}
     for key, value in encoder.state_dict().items():
         prefixed = key if key.startswith(("text_model.", "text_projection.")) else f"text_model.{key}"
@@ -57,7 +57,7 @@ def _clip(encoder: Any) -> Tensors:
     return found
 
 
-def _open_clip(encoder: Any) -> Tensors:
+def open_clip_tensors(encoder: Any) -> Tensors:
     bare = {key.removeprefix("text_model."): value for key, value in encoder.state_dict().items()}
     found = {
         "token_embedding.weight": bare["embeddings.token_embedding.weight"],
@@ -85,7 +85,7 @@ ENDS = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "t
         "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}  # fmt: skip
 
 
-def _unet(unet: Any) -> Tensors:
+def unet_tensors(unet: Any) -> Tensors:
     """The U-Net in the names of the latent-diffusion code."""
     each = unet.config.layers_per_block
     found = {}
@@ -117,7 +117,7 @@ def _unet(unet: Any) -> Tensors:
     return found
 
 
-def _vae(vae: Any) -> Tensors:
+def vae_tensors(vae: Any) -> Tensors:
     """The autoencoder in the names of the latent-diffusion code."""
     levels = len(vae.config.block_out_channels)
     found = {}
@@ -139,7 +139,7 @@ def _vae(vae: Any) -> Tensors:
     return found
 
 
-def _joint(transformer: Any) -> Tensors:
+def joint_tensors(transformer: Any) -> Tensors:
     """SD3's transformer in the names of its authors."""
     ours = transformer.state_dict()
     found = {

@@ -14,10 +14,13 @@ import pytest
 import single_files
 import torch
 from huggingface_hub import constants
+from PIL import Image
 from test_verbs import make, pixels
 
+import imagewright
+from imagewright import cli
 from imagewright.engines.catalog import Catalog
-from imagewright.engines.pretrained import PretrainedEngine, describe, drawing, layouts, loading, sources
+from imagewright.engines.pretrained import PretrainedEngine, describe, drawing, layouts, loading, samplers, sources
 from imagewright.errors import ModelCorruptError, ModelError, ModelNotFoundError
 from imagewright.request import ImageRequest
 from imagewright.watch import Watch
@@ -193,15 +196,14 @@ def test_a_hub_id_is_read_in_the_cache(tiny: Get, monkeypatch: pytest.MonkeyPatc
         (None, "unknown: see its page"),
     ],
 )
-def test_the_licence_is_the_cards_and_is_said_once(
-    copy: Path, caplog: pytest.LogCaptureFixture, card: str | None, licence: str
-) -> None:
+def test_the_licence_is_the_cards_and_is_said_once(copy: Path, card: str | None, licence: str) -> None:
     if card is not None:
         (copy / "README.md").write_text(card)
-    engine = PretrainedEngine()
-    assert engine.find(str(copy)).licence == licence == engine.find(str(copy)).licence
-    said = [record.getMessage() for record in caplog.records if record.name == "imagewright"]
+    said: list[str] = []
+    request = ImageRequest(prompt="a fox", model=str(copy), seed=1, num_inference_steps=1)
+    made = [PretrainedEngine().generate(request, Watch(say=said.append)) for _ in range(2)]
     assert said == [f"copy: licence {licence}"]
+    assert made[1].records[0]["licence"] == licence
 
 
 def test_a_digest_tells_models_of_one_shape_apart(copy: Path, tiny: Get) -> None:
@@ -235,3 +237,31 @@ def test_a_model_that_was_few_step_distilled_is_known(tmp_path: Path, tiny: Get)
     assert (schnell.default_steps, schnell.default_guidance) == (4, 0.0)
     plain = describe.capabilities(describe.describe(sources.locate(str(tiny("sd")))))
     assert (plain.default_steps, plain.default_guidance, plain.negative_prompt) == (50, 7.5, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("sdxl_lightning_8step_lora", 8),
+        ("ByteDance/Hyper-SD", 8),
+        ("Hyper-SDXL-1step-lora", 1),
+        ("stabilityai/sd-turbo", 4),
+        ("lcm-lora-sdv1-5", 4),
+        ("hyper-realistic-v3", None),
+        ("turbocharger", None),
+    ],
+)
+def test_names_tell_few_steps(name: str, steps: int | None) -> None:
+    few = samplers.by_name(name)
+    assert (few.steps if few else None) == steps
+
+
+def test_the_command_and_the_function_draw_and_the_picture_can_be_made_again(
+    tiny: Get, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, folder, file = "A serene landscape with mountains and a river", str(tiny("sd")), str(tmp_path / "a.png")
+    assert cli.run(["generate", words, "--model", folder, "--steps", "2", "--seed", "7", "-o", file]) == 0
+    made = imagewright.generate(words, model=folder, num_inference_steps=2, seed=7)
+    assert np.array_equal(pixels(made[0]), pixels(Image.open(file, formats=["PNG"])))
+    assert cli.run(["reproduce", file, "--model", folder]) == 0
+    assert "identical" in capsys.readouterr().out

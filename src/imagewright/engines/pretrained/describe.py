@@ -15,7 +15,7 @@ import diffusers
 from diffusers.pipelines import auto_pipeline
 
 from imagewright.engines.engine import ModelInfo
-from imagewright.engines.pretrained import layouts, samplers, sources
+from imagewright.engines.pretrained import layouts, licence, samplers, sources
 from imagewright.engines.pretrained.sources import Place
 from imagewright.errors import ModelError
 from imagewright.request import MAX_SIDE, Capabilities
@@ -28,6 +28,7 @@ _TASKS = {
     "mask": auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING,
 }
 _NOT_AN_EDITOR = re.compile("Control|Upscal|Layered|CLIP|Variation|Depth|Redux")
+_NO_WORDS_ALONE = {"image", "control_image", "num_frames", "audio_length_in_s", "noise_level"}
 _SEVERAL = re.compile("Flux2|EditPlus")  # pipelines whose `image` may be a list of references
 _CLIP = {"CLIPTextModel", "CLIPTextModelWithProjection"}
 _LATENTS = 128  # a side, where a configuration does not say: diffusers' own default for FLUX and its like
@@ -158,8 +159,9 @@ def _verbs(kind: Any) -> dict[str, Any]:
     }
     takes = parameters(kind)
     found = {}
-    if family.get("text") is not None and "image" not in _required(family["text"]):
-        found["text"] = family["text"]
+    text = family.get("text", kind if {"prompt", "height", "width"} <= takes and not takes & _NO_WORDS_ALONE else None)
+    if text is not None and "image" not in _required(text):
+        found["text"] = text
     for task, needed in (("image", {"image", "strength"}), ("mask", {"image", "mask_image"})):
         for other in (kind, family.get(task)):
             if (
@@ -169,7 +171,7 @@ def _verbs(kind: Any) -> dict[str, Any]:
             ):
                 found[task] = other
                 break
-    plain = {"prompt", "image"} <= takes and not takes & {"strength", "mask_image", "noise_level"}
+    plain = {"prompt", "image"} <= takes and not takes & {"strength", "mask_image", "noise_level", "num_frames"}
     if plain and not _NOT_AN_EDITOR.search(kind.__name__):
         found["instruction"] = kind
     return found
@@ -210,7 +212,7 @@ def info(found: Description, engine: str) -> ModelInfo:
         engine=engine,
         technique="diffusion",
         summary=f"{found.pipeline} of diffusers" + (f", {found.few_steps.kind}" if found.few_steps else ""),
-        licence=licence(found.place),
+        licence=licence.read(found.place),
         capabilities=capabilities(found),
         size_bytes=sum(file.stat().st_size for file in files),
         digest=digest(found.place),
@@ -263,21 +265,6 @@ def _features(found: Description, main: Any) -> list[str]:
         "stop": hasattr(main, "interrupt"),
     }
     return [name for name, there in has.items() if there]
-
-
-def licence(place: Place) -> str:
-    """The licence that the model's card names in its front matter, or "unknown: see its page"."""
-    card = (place.path.parent if place.single else place.path) / "README.md"
-    fields: dict[str, str] = {}
-    if card.is_file():
-        head = card.read_text("utf-8", errors="replace")[:20_000]
-        if head.startswith("---"):
-            front = head[3:].partition("\n---")[0]
-            fields = dict(re.findall(r"^(license(?:_name|_link)?):[ \t]*[\"']?([^\"'\n]+?)[\"']?[ \t]*$", front, re.M))
-    named = fields.get("license", "")
-    if named in ("", "other"):
-        named = fields.get("license_name", named)
-    return named or "unknown: see its page"
 
 
 def digest(place: Place) -> str:

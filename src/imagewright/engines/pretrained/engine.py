@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,7 +27,6 @@ _QUIET = {
     "DO_NOT_TRACK": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-_log = logging.getLogger("imagewright")
 
 
 class PretrainedEngine(Engine):
@@ -49,7 +47,7 @@ class PretrainedEngine(Engine):
         return [info for _, info in self._known.values()]
 
     def find(self, name: str | None) -> ModelInfo:
-        """The model at path or with hub id `name`. Reads no weights; its licence is said once.
+        """The model at path or with hub id `name`. Reads no weights.
 
         Raises ModelNotFoundError, ModelCorruptError, ModelError.
         """
@@ -61,16 +59,18 @@ class PretrainedEngine(Engine):
             found = describe.describe(sources.locate(name))
             info = describe.info(found, self.name)
             self._known[name] = found, info
-            _log.warning("%s: licence %s", info.name, info.licence)
         return self._known[name][1]
 
     def generate(self, request: ImageRequest, watch: Watch = Watch()) -> ImageResult:
         """As Engine.generate; a few-step LoRA brings its own steps, guidance and sampler, and the records tell the
-        number format, the scheduler and the add-ons with their hashes."""
-        from imagewright.engines.pretrained import addons
+        number format, the scheduler and the add-ons with their hashes. Before a model's first use, `watch` is told its
+        licence."""
+        from imagewright.engines.pretrained import addons, licence
 
-        result = super().generate(_with_defaults(request), watch)
         model = self.find(request.model)
+        if said := licence.notice(model):
+            watch.said(said)
+        result = super().generate(_with_defaults(request, self._description(model)), watch)
         facts = {**self._facts(request, model), **addons.gather(request, self._description(model)).told()}
         return replace(result, records=tuple({**record, **facts} for record in result.records))
 
@@ -89,7 +89,9 @@ class PretrainedEngine(Engine):
         with addons.worn(base, put_on, request):
             nets = addons.control_nets(put_on, plan.dtype)
             control = {"controlnet": nets if len(nets) > 1 else nets[0]} if nets else {}
-            pipe = machine.prepare(loading.derived(base, kind, request.sampler, **control), plan)
+            pipe = machine.prepare(loading.derived(base, kind, request.sampler, **control), plan, watch.said)
+            machine.refit(pipe, plan, *size)
+            machine.announce(pipe, request, *size, watch.said)
             spoken, cut = words.spoken(pipe, request, found.clip_only, parameters(kind))
             references = {"ip_adapter_image": addons.references(request)} if put_on.ip_adapter else {}
 
@@ -122,16 +124,20 @@ class PretrainedEngine(Engine):
         return {"dtype": str(self._open[2].dtype).removeprefix("torch."), "scheduler": scheduler}
 
 
-def _with_defaults(request: ImageRequest) -> ImageRequest:
-    """The request with what its first few-step LoRA wants, where it does not say itself."""
-    from imagewright.engines.pretrained.samplers import by_name
+def _with_defaults(request: ImageRequest, found: Description) -> ImageRequest:
+    """The request with what a few-step LoRA, or a few-step model in a single file, wants of sampling, where it does
+    not say itself. (A folder's own scheduler is right already.)"""
+    from imagewright.engines.pretrained import samplers
 
-    few = next((few for one in request.adapters if (few := by_name(Path(one.model).stem))), None)
+    loras = (samplers.by_name(Path(one.model).stem) for one in request.adapters)
+    few = next(filter(None, loras), found.few_steps if found.layout else None)
     if few is None:
         return request
+    guided = request.guidance_scale is not None or found.network.get("guidance_embeds")
+    suited = few.sampler if few.sampler in samplers.table(found.scheduler) else None
     return replace(
         request,
         num_inference_steps=request.num_inference_steps or few.steps,
-        guidance_scale=few.guidance if request.guidance_scale is None else request.guidance_scale,
-        sampler=request.sampler or few.sampler,
+        guidance_scale=request.guidance_scale if guided else few.guidance,
+        sampler=request.sampler or suited,
     )

@@ -119,10 +119,10 @@ def _borrowed(name: str, kind: str, found: Description, dtype: torch.dtype) -> A
                 continue  # all models read the same CLIP vocabulary, so any tokenizer will do
             if part.is_dir():
                 return _open_part(part, name, kind, found, dtype)
-    first = _HOMES[found.layout.family][0] if found.layout else ""
+    source = _HOMES[found.layout.family][0] if found.layout else ""
     raise ModelError(
         f"{found.place.path.name} has no {name}, and none is here.",
-        f"Put the folder {name} of the model's repository beside the file, or run: imagewright models get {first}",
+        f"Put the folder {name} of the model's repository beside it, or: imagewright models get {source} '{name}/*'",
     )
 
 

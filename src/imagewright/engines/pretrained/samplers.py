@@ -70,15 +70,15 @@ class FewSteps:
     sampler: str | None = None
 
 
-# word in the name -> defaults; the first that fits counts
+# what a name has in it -> defaults; the first that fits counts
 _BY_NAME = (
-    ("lcm", FewSteps("LCM", 4, 1.0, "lcm")),
-    ("lightning", FewSteps("Lightning", 4, 0.0, "euler-trailing")),
-    ("hyper", FewSteps("Hyper", 8, 0.0, "tcd")),
-    ("turbo", FewSteps("Turbo", 4, 0.0, "euler-trailing")),
-    ("schnell", FewSteps("schnell", 4, 0.0)),
+    (r"\blcm\b", FewSteps("LCM", 4, 1.0, "lcm")),
+    (r"\blightning\b", FewSteps("Lightning", 4, 0.0, "euler-trailing")),
+    (r"\bhyper (sd|flux)", FewSteps("Hyper", 8, 0.0, "tcd")),
+    (r"\bturbo\b", FewSteps("Turbo", 4, 0.0, "euler-trailing")),
+    (r"\bschnell\b", FewSteps("schnell", 4, 0.0)),
 )
-_STEPS = re.compile(r"(\d+)[ _-]?steps?")
+_STEPS = re.compile(r"(\d+) ?steps?\b")
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,10 @@ def few_steps(name: str, traits: Traits) -> FewSteps | None:
 
 def by_name(name: str) -> FewSteps | None:
     """What the name of a model or LoRA says of its steps."""
-    low = name.lower()
-    words = set(re.split(r"[^a-z0-9]+", low))
-    for word, found in _BY_NAME:
-        if word in words or any(one.startswith(word) for one in words):
-            told = _STEPS.search(low)
+    words = " ".join(re.split(r"[^a-z0-9]+", name.lower()))
+    for pattern, found in _BY_NAME:
+        if re.search(pattern, words):
+            told = _STEPS.search(words)
             steps = int(told.group(1)) if told else found.steps
             return FewSteps(found.kind, max(1, min(steps, 50)), found.guidance, found.sampler)
     return None
