@@ -36,7 +36,7 @@ class Opened:
     """A picture to edit: 8-bit pixels, upright, with the stack that leads to them and where its neighbours lie.
 
     `record` is the file's own, if any. `of_model`: a trained model had a part in it, as far as the file says.
-    `adjustments` say where the stack had to start anew.
+    `profile`: what its colours mean (ICC). `adjustments` say where the stack had to start anew.
     """
 
     image: Image.Image
@@ -44,6 +44,7 @@ class Opened:
     record: dict[str, Any] | None = None
     folders: tuple[Path, ...] = ()
     of_model: bool = False
+    profile: bytes | None = None
     adjustments: tuple[Adjustment, ...] = ()
 
 
@@ -61,7 +62,7 @@ def opened(
     prompt = str((record or {}).get("prompt") or "")
     kind = metadata.read(found).digital_source_type or (records.source_type(record) if record else "")
     stack = Stack(Beside(name, place.digest(image)), prompt=prompt)
-    anew = Opened(image, stack, record, folders, of_model="trained" in kind.lower())
+    anew = Opened(image, stack, record, folders, "trained" in kind.lower(), _profile(found))
     try:
         found_stack = Stack.of(record)
         if found_stack is None or record is None:
@@ -86,6 +87,12 @@ def record_of(picture: Picture, image: Image.Image | None = None) -> tuple[dict[
     return found, (Path(picture).absolute().parent,)
 
 
+def _profile(image: Image.Image) -> bytes | None:
+    """What the colours of an RGB picture mean; others are converted, and theirs does not fit the result."""
+    profile = image.info.get("icc_profile")
+    return profile if isinstance(profile, bytes) and image.mode in ("RGB", "RGBA") else None
+
+
 def stored(image: Image.Image, record: dict[str, Any]) -> Image.Image:
     """What a file written from `image` as `record` says would show."""
     output_format = str(record["output_format"])
@@ -101,9 +108,9 @@ def original_of(stack: Stack, folders: Sequence[Path], original: Picture | None 
     if original is None:
         original = stack.original.path(folders)
         if original is None:
+            name = f"{stack.original.file!r} " if stack.original.file else ""
             raise PictureError(
-                f"The original {stack.original.file!r} is not beside the picture, or was changed.",
-                "Give it with --original FILE.",
+                f"The original {name}is not beside the picture, or was changed.", "Give it with --original FILE."
             )
     image = masks.upright(original if isinstance(original, Image.Image) else open_picture(original))
     if place.digest(image) != stack.original.sha256:
@@ -207,6 +214,8 @@ def with_stack(result: ImageResult, step: Step, before: Opened) -> ImageResult:
         stack = before.stack.then(step.made(record), image)
         records.append({**record, "verb": step.verb, "edits": stack.to_json()})
         image.info["imagewright"] = records[-1]
+        if before.profile:
+            image.info["icc_profile"] = before.profile
     return replace(result, records=tuple(records), adjustments=(*before.adjustments, *result.adjustments))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from imagewright import cli
 from imagewright.pictures import open_picture
@@ -115,6 +115,28 @@ def test_without_metadata_nothing_is_told_of_the_original() -> None:
     assert run("fill", "photo.png", "a hat", "--region", "0,0,8,8", "--no-metadata") == 0
     data = Path("photo-fill.png").read_bytes()
     assert b"photo" not in data and b"imagewright" not in data
+
+
+def test_what_the_colours_mean_is_kept() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    picture = open_picture("photo.png")
+    picture.save("wide.png", icc_profile=profile)
+    for options in ((), ("--no-metadata",), ("--format", "jpeg"), ("--format", "webp")):
+        assert run("fill", "wide.png", "x", "--region", "0,0,8,8", "--seed", "1", "-o", ".", *options) == 0
+    found = [open_picture(path).info.get("icc_profile") for path in Path(".").glob("wide-fill*")]
+    assert found == [profile] * 4
+    picture.convert("L").save("grey.png", icc_profile=profile)
+    assert run("fill", "grey.png", "x", "--region", "0,0,8,8") == 0
+    assert "icc_profile" not in open_picture("grey-fill.png").info, "it was converted to RGB"
+
+
+def test_the_record_of_a_later_edit_keeps_the_profile() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    open_picture("photo.png").save("wide.png", icc_profile=profile)
+    assert run("fill", "wide.png", "x", "--region", "0,0,8,8", "--seed", "1", "-o", "one.jpg") == 0
+    assert run("fill", "one.jpg", "y", "--region", "9,9,8,8", "--seed", "1", "-o", "two.png") == 0
+    assert open_picture("two.png").info["icc_profile"] == profile
+    assert np.array_equal(pixels("two.png")[20:], pixels("photo.png")[20:])
 
 
 MISTAKES = {

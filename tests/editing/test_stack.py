@@ -203,6 +203,11 @@ DAMAGE: dict[str, Any] = {
         "result": "",
         "steps": [{"verb": "fill", "engine": None, "mask": {"size": [4, 4], "box": [0, 0, 4, 4], "png": "AAAA"}}],
     },
+    "endless": {
+        "original": {"file": "a", "sha256": "b"},
+        "result": "",
+        "steps": [{"verb": "upscale", "factor": 2, "engine": None}] * 5000,
+    },
     "no words": {"original": {"file": 3, "sha256": "b"}, "result": "", "steps": []},
 }
 

@@ -26,6 +26,7 @@ from imagewright.request import MAX_SIDE, ImageRequest
 
 MAX_MASK = 200_000  # characters of one mask; a larger one is not kept, and the step cannot be made again
 MAX_STACK = 800_000  # characters of all masks
+MAX_STEPS = 1000  # that are read back
 WHOLE = ("edit", "vary", "restyle", "blend")  # verbs whose words may say what the whole picture shows
 PICTURES = ("images", "style_images", "subject_images")  # further pictures, found again beside the edited one
 _PLAIN = {
@@ -200,6 +201,8 @@ class Stack:
             return None
         try:
             found = record["edits"]
+            if len(found["steps"]) > MAX_STEPS:
+                raise ValueError("too many steps")
             return cls(
                 _beside(found["original"]),
                 tuple(Step.from_json(step) for step in found["steps"]),

@@ -44,6 +44,8 @@ def seal(
         data = drawn(image, record if with_metadata else None)
     else:
         options = metadata.save_options(record, output_format) if with_metadata else {}
+        if "icc_profile" in image.info:  # what an edited picture's colours mean: without it they would look different
+            options["icc_profile"] = image.info["icc_profile"]
         data = encode(image, output_format, record["output_compression"], **options)
     if not with_metadata:
         return Sealed(data)
