@@ -23,7 +23,7 @@ SIDE = 768  # pixels; larger pictures are searched at this side and cut at their
 NEAR = 0.015  # in OKLab: what is as near to the background's surface belongs to it
 FAR = 0.14  # the most that a spread of the background may widen that
 HOLE = 0.012  # in OKLab: what things enclose must be as near on average, for it may also be an eye on white
-SPECK = 9  # pixels that a hole has at least
+SPECK = 9  # pixels that a hole has at least, and a speck of noise at most
 BAND = 2  # pixels at each side of the edge whose alpha is solved for
 REACH = 3  # pixels in which the colours of both sides are looked for
 CLEAR = 0.005  # share of pixels that must be clear for a picture to count as cut out already
@@ -77,26 +77,30 @@ def background_region(lab: Floats) -> tuple[Mask, float]:
     border = np.zeros(lab.shape[:2], bool)
     rim = max(1, min(lab.shape[:2]) // 64)
     border[:rim] = border[-rim:] = border[:, :rim] = border[:, -rim:] = True
-    region = border
-    near = border
+    region = near = border
     for _ in range(3):
         distance = np.linalg.norm(lab - surface(lab, region), axis=-1)
         usual = float(np.median(distance[region]))
-        near = distance < min(NEAR + 2 * usual, FAR)
+        limit = min(NEAR + 2 * usual, FAR)
+        near = distance < limit
         parts = components(near)
         region = np.isin(parts, np.unique(parts[border & near])) & near
         if not region.any():
             return region, 0.0
-    return region | holes(parts, distance, max(HOLE, 2 * usual)), float(near[border].mean())
+    enclosed = alike(parts, distance, max(HOLE, 2 * usual), least=SPECK)
+    region = region | enclosed
+    specks = alike(components(~region), distance, 2 * limit, most=SPECK)
+    return region | specks, float(near[border].mean())
 
 
-def holes(parts: Labels, distance: Floats, nearest: float) -> Mask:
-    """Parts of the background that things enclose (a handle, a wheel): on average as near to it as `nearest`."""
+def alike(parts: Labels, distance: Floats, nearest: float, least: int = 1, most: float = np.inf) -> Mask:
+    """The parts of `least` to `most` pixels whose mean distance from the background is below `nearest`: what things
+    enclose of it (a handle, a wheel), or specks of its noise."""
     counts = np.bincount(parts.reshape(-1))
     means = np.bincount(parts.reshape(-1), distance.reshape(-1)) / np.maximum(counts, 1)
-    kept = (means < nearest) & (counts >= SPECK)
+    kept = (means < nearest) & (counts >= least) & (counts <= most)
     kept[0] = False
-    return kept[parts]
+    return np.asarray(kept[parts])
 
 
 def surface(lab: Floats, known: Mask) -> Floats:
