@@ -17,6 +17,7 @@ from imagewright.models.hvae import HierarchicalVAE, HVAEConfig
 from imagewright.models.technique import Cond
 from imagewright.models.text import TextConfig
 from imagewright.models.vae import gaussian_kl, rate_distortion, restoration
+from imagewright.source import Source
 from imagewright.watch import Watch
 
 SMALL = HVAEConfig(
@@ -157,6 +158,32 @@ def test_the_exported_parts_draw_the_same(
     drawn = runner.draw(exported, words, options, 11, watch)
     np.testing.assert_allclose(drawn.clip(-1, 1), model.sample(cond, [11], **options).numpy(), atol=1e-3)
     assert shown == [0, 1, 2]
+
+
+PICTURES = batch_of().pixels[:2].numpy()
+
+
+@pytest.mark.parametrize(
+    "source", [Source(PICTURES[:1], strength=0.4), Source(PICTURES, strength=0.4)], ids=["image", "blend"]
+)
+def test_the_exported_parts_change_pictures_alike(
+    trained: tuple[HierarchicalVAE, list[float]], exported: Exported, source: Source
+) -> None:
+    cond, options = Cond(("a green disc",), (1,), ("a red disc",)), {"temperature": 0.8, "guidance": 2.0}
+    with torch.no_grad():
+        words = arrays(trained[0].wanted_and_avoided(cond, 0))
+    drawn = runner.draw(exported, words, options, 11, Watch(), source)
+    np.testing.assert_allclose(drawn.clip(-1, 1), trained[0].sample(cond, [11], source=source, **options), atol=1e-3)
+
+
+def test_strength_leads_from_a_picture_to_the_seed(trained: tuple[HierarchicalVAE, list[float]]) -> None:
+    model, cond = trained[0], Cond(("a red disc",), (1,))
+    words = model.prompted(["a red disc"], [1])
+    same = model.sample(cond, [11], source=Source(PICTURES[:1], strength=0.0))
+    torch.testing.assert_close(same, model.render(model.invert(torch.from_numpy(PICTURES[:1]), words), words))
+    assert model.sample(cond, [11], source=Source(PICTURES[:1], strength=1.0)).equal(model.sample(cond, [11]))
+    seeds = [model.sample(cond, [seed], source=Source(PICTURES[:1], strength=0.5)) for seed in (1, 2)]
+    assert not seeds[0].equal(seeds[1]) and not seeds[0].equal(same)
 
 
 @pytest.fixture(scope="module")

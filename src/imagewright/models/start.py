@@ -90,6 +90,15 @@ def middle(noises: Sequence[Floats]) -> Floats:
     return found
 
 
+def departed(codes: Sequence[Floats], drawn: Floats, strength: float) -> Floats:
+    """A Gaussian code (1, N) that is the pictures' (their middle) where `strength` is 0 and `drawn` where it is 1; on
+    the way, on an arc, so that it is as long as codes are."""
+    code = middle(codes) if len(codes) > 1 else codes[0]
+    angle = strength * math.pi / 2
+    found: Floats = (math.cos(angle) * code + math.sin(angle) * drawn).astype(np.float32)
+    return drawn if strength == 1 else found
+
+
 def anchored(denoise: Denoise, start: Start, encode: Coder, decode: Coder) -> Denoise:
     """`denoise` whose estimate shows the pixels outside the start's hole as they are."""
     if start.hole is None:

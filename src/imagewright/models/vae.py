@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from imagewright.data.batch import Batch
 from imagewright.models.layers import ResidualConv
+from imagewright.models.start import departed
 from imagewright.models.technique import WORDS, Call, Cond, Graph, Phase, Prompted, Technique, Words, sort_parameters
 from imagewright.models.text import TextConfig
+from imagewright.source import Source
 from imagewright.watch import Watch
 
 
@@ -273,12 +275,32 @@ class GaussianVAE(Prompted):
         """The code (1, N) that `sample` starts from with this seed and the config's temperature."""
         return self.noise(seed) * self.config.temperature
 
+    @property
+    def edits(self) -> tuple[str, ...]:
+        """A code belongs to the whole of a picture: it can be left and met half way, but has no part for a hole."""
+        return "image", "images"
+
     @torch.no_grad()
-    def sample(self, cond: Cond, seeds: Sequence[int], *, watch: Watch = Watch(), **options: Any) -> Tensor:
+    def sample(
+        self,
+        cond: Cond,
+        seeds: Sequence[int],
+        *,
+        watch: Watch = Watch(),
+        source: Source | None = None,
+        **options: Any,
+    ) -> Tensor:
         """Pictures (B, 4, H, W) in [-1, 1]: the mean of the likelihood, without its noise."""
-        chosen, rows = self.chosen(options), []
+        chosen = self.chosen(options)
+        rows: list[Tensor] = []
         for row, seed in enumerate(seeds):
             code, condition = self.noise(seed) * chosen["temperature"], self.guided(cond, row, chosen)
+            if source is not None:
+                words = self.condition(self.wanted_and_avoided(cond, row)[:1])
+                noise = code.new_zeros(1, sum(self.levels))
+                pictures = torch.from_numpy(source.pixels).to(code.device).split(1)
+                each = [self.infer(picture, noise, *words)[2].cpu().numpy() for picture in pictures]
+                code = torch.from_numpy(departed(each, code.cpu().numpy(), source.strength)).to(code.device)
             code = code.expand(len(condition[0]) if condition else 1, -1)
             if watch.tracing:
                 for level in range(len(self.levels)):
@@ -322,8 +344,8 @@ class GaussianVAE(Prompted):
         }
 
     def runtime(self) -> dict[str, Any]:
-        """How many numbers of a code belong to each level, and which words the networks look at."""
-        return {"levels": list(self.levels), "inputs": list(self.inputs)}
+        """How many numbers of a code belong to each level, which words the networks look at, and the edits."""
+        return {"levels": list(self.levels), "inputs": list(self.inputs), "edits": list(self.edits)}
 
 
 @dataclass(frozen=True)

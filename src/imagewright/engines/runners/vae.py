@@ -1,4 +1,4 @@
-"""VAE: a scaled code of noise through the exported generator."""
+"""VAE: a scaled code of noise, or one on the way from a picture's, through the exported generator."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagewright.models.samplers import noise_source
+from imagewright.models.start import departed
 from imagewright.source import Source
 from imagewright.watch import Watch
 
@@ -27,6 +28,10 @@ def draw(
     """The pixels (1, 4, H, W) of one picture; a traced one shows what each level adds to those above."""
     levels = model.runtime["levels"]
     code = noise_source(seed, (1, sum(levels)))() * np.float32(options["temperature"])
+    if source is not None:
+        said = {name: words[name][:1] for name in model.runtime["inputs"]}
+        each = [model.run("encoder", pixels=picture[None], **said)[0] for picture in source.pixels]
+        code = departed(each, code, source.strength)
     condition = _condition(model.runtime["inputs"], words, options)
     code = np.repeat(code, len(next(iter(condition.values()), code)), axis=0)
 
