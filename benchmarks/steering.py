@@ -1,9 +1,9 @@
-"""Do a prompt's weights, variety, weird and stop do what they say? Measured with the judges that ship.
+"""Do a prompt's weights, variety, weird, stylize and stop do what they say? Measured with the judges that ship.
 
     python benchmarks/steering.py stickers-diffusion --seeds 4
 
 For each of twenty prompts one word gets a weight: `word` is the mean probability that the picture fits this word alone,
-`whole` that it fits the whole prompt. For variety and weird, `spread` is the mean distance (1 - cosine of the judge's
+`whole` that it fits the whole prompt. For the others, `spread` is the mean distance (1 - cosine of the judge's
 features) between the pictures of one prompt, `moved` that from the same seed's picture without it.
 """
 
@@ -51,7 +51,7 @@ def emphasised(judges: Judges, model: str, seeds: int, weights: Sequence[float])
 
 
 def scattered(judges: Judges, model: str, seeds: int, field: str, amounts: Sequence[float]) -> None:
-    """Prints how far pictures lie apart, and how well they fit, by variety, weird or stop."""
+    """Prints how far pictures lie apart, and how well they fit, by variety, weird, stylize or stop."""
     told = np.zeros((len(amounts), 3))
     for text in PLAIN:
         plain = judges.embed(pictures(text, model, seeds, (64, 64)))
@@ -74,6 +74,7 @@ def main() -> None:
     emphasised(judges, asked.model, asked.seeds, (0.5, 1, 1.5, 2))
     for field in ("variety", "weird"):
         scattered(judges, asked.model, asked.seeds, field, (0, 0.5, 1))
+    scattered(judges, asked.model, asked.seeds, "stylize", (0, 1, 10))
     if asked.model.endswith("diffusion"):
         scattered(judges, asked.model, asked.seeds, "stop", (1, 0.75, 0.5, 0.25))
 
