@@ -160,7 +160,8 @@ def _verbs(kind: Any) -> dict[str, Any]:
     takes = parameters(kind)
     found = {}
     text = family.get("text", kind if {"prompt", "height", "width"} <= takes and not takes & _NO_WORDS_ALONE else None)
-    if text is not None and "image" not in _required(text):
+    led = text is not None and "control_image" in parameters(text) and "ControlNet" not in text.__name__
+    if text is not None and not led and "image" not in _required(text):
         found["text"] = text
     for task, needed in (("image", {"image", "strength"}), ("mask", {"image", "mask_image"})):
         for other in (kind, family.get(task)):

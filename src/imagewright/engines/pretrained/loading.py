@@ -27,8 +27,8 @@ from imagewright.engines.pretrained.layouts import Layout
 from imagewright.errors import ImagewrightError, ModelCorruptError, ModelError
 
 _CLIP_HOMES = (  # repositories whose tokenizer is CLIP's, the same in all
-    "openai/clip-vit-large-patch14",
     "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "openai/clip-vit-large-patch14",
     "stabilityai/stable-diffusion-xl-base-1.0",
     "stabilityai/sd-turbo",
     "stabilityai/sdxl-turbo",
