@@ -159,3 +159,11 @@ def test_pixels_and_drawings_are_not_mixed_up(tmp_path: Path) -> None:
         open_picture(tmp_path / "a.svg")
     with pytest.raises(RequestError, match="svg"):
         imagewright.ImageRequest(prompt="x", output_format="bmp")  # type: ignore[arg-type]
+
+
+def test_a_large_picture_is_traced_smaller_and_shown_at_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector, "LARGEST", 128)
+    drawing = vector.trace(ring(200).crop((0, 0, 200, 131)))
+    assert drawing.step["traced"] == [512, 336] and drawing.step["psnr"] > 20
+    assert vector.read(drawing.svg.encode()).size == ("200", "131")
+    assert rendered(drawing.svg, (200, 131)).size == (200, 131)

@@ -72,28 +72,40 @@ def trace(image: Image.Image) -> Drawing:
     check()
     import vtracer
 
-    image = image.convert("RGBA")
+    size = image.size
+    image = reduced(image)
     flat = flattened(image)
     if not np.asarray(flat)[..., 3].any():
         raise RequestError("There is nothing to draw: the picture is transparent.", "Give one that shows something.")
     png = BytesIO()
     flat.save(png, "PNG")
     root = cleaned(parsed(vtracer.convert_raw_image_to_svg(png.getvalue(), img_format="png", **TRACER)))
-    root.attrib = {
-        "version": "1.1",
-        **{"width": str(image.width), "height": str(image.height)},
-        "viewBox": f"0 0 {flat.width} {flat.height}",
-    }
-    svg = written(root)
-    step = {"step": "vectorise", "paths": svg.count("<path"), "traced": list(flat.size), **difference(svg, image)}
-    return Drawing(svg, step)
+    traced = sized(root, image.size, flat.size)
+    step = {"step": "vectorise", "paths": traced.count("<path"), "traced": list(flat.size), **difference(traced, image)}
+    return Drawing(sized(root, size, flat.size), step)
+
+
+def sized(root: ElementTree.Element, size: tuple[int, int], box: tuple[int, int]) -> str:
+    """The text of a drawing inside `box`, shown at `size`, both (width, height)."""
+    shown = {"width": str(size[0]), "height": str(size[1]), "viewBox": f"0 0 {box[0]} {box[1]}"}
+    root.attrib = {"version": "1.1", **shown, "preserveAspectRatio": "none"}
+    return written(root)
+
+
+def reduced(image: Image.Image) -> Image.Image:
+    """RGBA, not larger than LARGEST."""
+    image = image.convert("RGBA")
+    if max(image.size) <= LARGEST:
+        return image
+    image = image.convert("RGBa")
+    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    return image.convert("RGBA")
 
 
 def flattened(image: Image.Image) -> Image.Image:
-    """The picture as it is traced: enlarged (reduced, if very large), in few colours, each pixel clear or opaque."""
-    longest = max(image.size)
-    factor = min(LARGEST / longest, max(1, min(TIMES, SIDE // longest)))
-    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    """An RGBA picture as it is traced: enlarged where it is small, in few colours, each pixel clear or opaque."""
+    factor = max(1, min(TIMES, SIDE // max(image.size)))
+    size = (image.width * factor, image.height * factor)
     pixels = np.asarray(image, np.float32) / 255  # (H, W, 4)
     premultiplied = np.concatenate([pixels[..., :3] * pixels[..., 3:], pixels[..., 3:]], -1)
     planes = [Image.fromarray(plane) for plane in np.moveaxis(premultiplied, -1, 0)]

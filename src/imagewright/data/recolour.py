@@ -78,18 +78,23 @@ def body(lab: Floats, alpha: Floats) -> Floats:
 def recolour(pixels: NDArray[np.uint8], colour: str | tuple[int, int, int]) -> NDArray[np.uint8]:
     """(H, W, 4) straight RGBA -> the same picture in a colour of COLOURS, or in an sRGB one, 0-255."""
     seen = pixels[..., 3] > 0
-    lab = to_oklab(pixels[seen][:, :3] / 255.0)  # (n, 3)
-    alpha = pixels[seen][:, 3] / 255.0
-    share = body(lab, alpha)
-    target = to_oklab(np.array(COLOURS[colour] if isinstance(colour, str) else colour) / 255.0)
-    middle = _weighted_median(lab[:, 0], share * alpha)
+    out = pixels.copy()
+    target = COLOURS[colour] if isinstance(colour, str) else colour
+    out[seen, :3] = toned(pixels[seen][:, :3], pixels[seen][:, 3] / 255.0, target)
+    return out
+
+
+def toned(rgb: NDArray[np.uint8], weights: Floats, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The colours (n, 3) of a picture, each of so much weight in it, as they are once it has the sRGB `colour`."""
+    lab = to_oklab(rgb / 255.0)  # (n, 3)
+    share = body(lab, weights)
+    target = to_oklab(np.array(colour) / 255.0)
+    middle = _weighted_median(lab[:, 0], share * weights)
     light = np.clip(target[0] + CONTRAST * (lab[:, 0] - middle), target[0] - 0.22, min(target[0] + 0.18, 0.99))
     fade = 1 - 0.6 * _ramp(np.abs(light - target[0]), 0.1, 0.3)  # shade and shine carry less colour
     new = np.stack([light, target[1] * fade, target[2] * fade], 1)
     mixed = lab + share[:, None] * (new - lab)
-    out = pixels.copy()
-    out[seen, :3] = np.rint(from_oklab(mixed) * 255).astype(np.uint8)
-    return out
+    return np.rint(from_oklab(mixed) * 255).astype(np.uint8)
 
 
 def _weighted_median(values: Floats, weights: Floats) -> float:

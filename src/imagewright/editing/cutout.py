@@ -136,11 +136,10 @@ def matted(rgb: NDArray[np.uint8], small: Floats, region: Mask) -> NDArray[np.ui
     mixed = band & back_known
     peak = farthest(small, back, REACH)  # of thin things, which have no solid inside
     fore = np.where(fore_known[..., None], fore, peak)
-    height, width = rgb.shape[:2]
-    fore, back = (enlarged(x, (width, height)) for x in (fore, back))
-    mixed, inside = (enlarged_mask(x, (width, height)) for x in (mixed, inside))
-    out = np.dstack([rgb, np.where(inside, 255, 0).astype(np.uint8)])
-    colour, b, f = rgb[mixed] / 255.0, back[mixed], fore[mixed]  # (n, 3)
+    size = rgb.shape[1::-1]
+    out = np.dstack([rgb, np.where(enlarged_mask(inside, size), 255, 0).astype(np.uint8)])
+    mixed = enlarged_mask(mixed, size)
+    colour, f, b = rgb[mixed] / 255.0, enlarged(fore, size, mixed), enlarged(back, size, mixed)  # (n, 3)
     apart = f - b
     alpha = np.clip(((colour - b) * apart).sum(-1) / np.maximum((apart**2).sum(-1), 1e-6), 0, 1)
     unmixed = np.clip((colour - (1 - alpha[:, None]) * b) / np.maximum(alpha[:, None], 0.1), 0, 1)
@@ -163,11 +162,11 @@ def farthest(small: Floats, back: Floats, radius: int) -> Floats:
     return best
 
 
-def enlarged(values: Floats, size: tuple[int, int]) -> Floats:
-    """Values (h, w, C) in [0, 1], in steps of 1/255, at `size` (width, height)."""
+def enlarged(values: Floats, size: tuple[int, int], where: Mask) -> Floats:
+    """Values (h, w, C) in [0, 1] enlarged to `size` (width, height), at the n pixels of a mask: (n, C), in 1/255."""
     planes = np.moveaxis(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8), -1, 0)
-    pictures = [Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR) for plane in planes]
-    return np.stack([np.asarray(picture) for picture in pictures], -1) / 255.0
+    pictures = (Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR) for plane in planes)
+    return np.stack([np.asarray(picture)[where] for picture in pictures], -1) / 255.0
 
 
 def enlarged_mask(mask: Mask, size: tuple[int, int]) -> Mask:
