@@ -15,6 +15,7 @@ import typer
 
 from imagewright import (
     __version__,
+    cli_addons,
     cli_compare,
     cli_edit,
     cli_evaluation,
@@ -120,6 +121,9 @@ def generate(
     guidance_scale: opt.Guidance = None,
     negative_prompt: opt.Negative = "",
     sampler: opt.Sampler = None,
+    adapter: cli_addons.Adapters = None,
+    control: cli_addons.Controls = None,
+    embedding: cli_addons.Embeddings = None,
     temperature: opt.Temperature = None,
     top_k: opt.TopK = None,
     top_p: opt.TopP = None,
@@ -150,7 +154,7 @@ def generate(
     read = language.plain if plain else partial(language.parse, wildcards=wildcards)
     jobs = read(utf8(prompt), seed=seed, n=n, repeat=repeat)
     target = Target.parse(output, output_format, sum(job.fields.get("n", n) for job in jobs))
-    given = {**asked(context.params), "output_format": target.output_format}
+    given = {**asked(context.params), **cli_addons.put_on(context.params), "output_format": target.output_format}
     if size is not None:
         given["size"] = parse_size(size)
     opened = cache(open_picture)

@@ -22,7 +22,13 @@ Guidance = Annotated[float | None, typer.Option("--guidance", help="How closely 
 MaxTries = Annotated[int | None, typer.Option(help="Draw at most so many. Default: 8, or --best-of if that is more.")]
 MinMatch = Annotated[float | None, typer.Option(help="Draw again while the judge of words gives less, 0 to 1.")]
 MinRealism = Annotated[float | None, typer.Option(help="Draw again while the judge of pictures gives less, 0 to 1.")]
-Model = Annotated[str | None, typer.Option(help="NAME, ENGINE/NAME or the folder of a run. See: imagewright models")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="NAME, ENGINE/NAME, the folder of a run, or open weights: a folder, a .safetensors file or ORG/NAME. See: "
+        "imagewright models"
+    ),
+]
 N = Annotated[int, typer.Option("-n", "--n", help="How many pictures; picture i uses seed + i.")]
 Negative = Annotated[str, typer.Option("--negative", help="What the picture should not show.")]
 NoMetadata = Annotated[

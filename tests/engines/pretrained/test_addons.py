@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_verbs import make, picture, pixels, right_half
 
+from imagewright import cli
 from imagewright.engines.pretrained import PretrainedEngine
 from imagewright.errors import ModelError, ModelNotFoundError, RequestError, UnsupportedError
 from imagewright.request import Adapter, Control
@@ -136,3 +138,18 @@ def test_a_lora_in_a_folder_is_found_if_it_is_the_only_one(tiny: Get, shared: Pr
     save_file(load_file(str(tmp_path / "lora.safetensors")), str(tmp_path / "other.safetensors"))
     with pytest.raises(ModelNotFoundError, match="2 safetensors"):
         make(shared, tiny("sd"), adapters=(Adapter(str(tmp_path)),))
+
+
+def test_the_command_takes_add_ons(tiny: Get, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lora = tiny_addons.lora(tiny("sd"), tmp_path)
+    net = tiny_addons.control_net(tiny("sd"), tmp_path / "net")
+    word = tiny_addons.learned_word(tmp_path)
+    picture().save(tmp_path / "lead.png")
+    given = ["--adapter", f"{lora}:0.5", "--control", f"{net}={tmp_path / 'lead.png'}:0.7", "--embedding", str(word)]
+    call = ["generate", "a foxart", "--model", str(tiny("sd")), "--steps", "2", "--seed", "1", "--json"]
+    assert cli.run([*call, "-o", str(tmp_path / "a.png"), *given]) == 0
+    record = json.loads(capsys.readouterr().out)["images"][0]["record"]
+    assert record["adapters"][0]["weight"] == 0.5 and record["controls"] == [{"name": "net", "weight": 0.7}]
+    assert record["embeddings"][0]["name"] == "foxart.safetensors"
+    assert cli.run([*call, "--control", "net"]) == 2
+    assert "MODEL=PICTURE" in capsys.readouterr().err
