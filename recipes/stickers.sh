@@ -52,7 +52,7 @@ if [ "$preset" = cpu ]; then
   diffusion) # learned pictures first, and instructions from there
     train diffusion "$folder/diffusion-pictures" "${first[@]}" \
       --set steps=4000 --set cooldown=0.3 --set model.edit_share=0 "$@"
-    small=(--from "$folder/diffusion-pictures" --set steps=3600 --set lr=6e-4 --set muon_lr=0.012)
+    small=(--from "$folder/diffusion-pictures" --set seed=1 --set steps=3600 --set lr=6e-4 --set muon_lr=0.012)
     small+=(--set cooldown=0.5 --set model.edit_share=0.4) finish+=(--guidance 4 --rank 0)
     ;;
   gan) small=(--set steps=3500) finish+=(--rank 2 --truncation 0.8) ;;

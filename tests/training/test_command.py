@@ -73,6 +73,7 @@ def test_pairs_with_an_instruction_are_learned_from_a_run_on(folder: Path, tmp_p
     run("diffusion", data, "tiny", tmp_path / "run", changed | {"muon_lr": "1e-9"}, **start)  # type: ignore[arg-type]
     base, tuned = load_model(tmp_path / "base"), load_model(tmp_path / "run")
     assert tuned.config.edit_share > 0
+    assert torch.equal(base.encoder.mean, tuned.encoder.mean) and torch.equal(base.encoder.std, tuned.encoder.std)
     for name, tensor in base.network.state_dict().items():
         assert torch.allclose(tensor, tuned.network.state_dict()[name], atol=1e-5), name
     deeper = changed | {"network.depth": "1"}

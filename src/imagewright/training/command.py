@@ -118,7 +118,7 @@ def _train_stage(job: _Job, preset: str, dials: Mapping[str, str], out: Path) ->
 def _train_on_stage(built: Technique, job: _Job, first_stage: Path, cache_folder: Path, out: Path) -> TrainReport:
     encoder: Any = built.encoder
     encoder.autoencoder.load_state_dict(load_model(first_stage).state_dict())
-    cache = cache_latents(encoder, job.folder, built.pixels, cache_folder)
+    cache = cache_latents(encoder, job.folder, built.pixels, cache_folder, scaled=job.start is not None)
     edits_share = getattr(job.model, "edit_share", 0.0)
     source = LatentSource(job.folder, built.pixels, Tokenizer(), cache, job.scenes_share, job.condition, edits_share)
     return _train(built, source, job, out, {"first_stage": weights_digest(encoder.autoencoder)})

@@ -133,19 +133,23 @@ def cache_latents(
     size: int,
     out: Path,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    scaled: bool = False,
 ) -> Path:
     """Write what `encoder` makes of each picture below `out`: normalised latents (N, C, h, w) as float16, after fitting
-    the encoder's mean and std to them, or codes (N, h, w) as int16.
+    the encoder's mean and std to them (unless it is `scaled` already), or codes (N, h, w) as int16.
 
     The file's name holds a hash of the autoencoder's weights and the data's manifest; an existing one is kept.
     """
-    path = out / f"latents-{weights_digest(encoder.autoencoder, folder.manifest)[:16]}.safetensors"
     has_scale = hasattr(encoder, "fit")
+    hashed = encoder if has_scale and scaled else encoder.autoencoder
+    path = out / f"latents-{weights_digest(hashed, folder.manifest)[:16]}.safetensors"
     if not path.exists():
         raw = _encoded(encoder.autoencoder.encode if has_scale else encoder.encode, encoder, folder, size, progress)
         found = {"latents": raw}
         if has_scale:
-            encoder.fit(raw)
+            if not scaled:
+                encoder.fit(raw)
             mean, std = encoder.mean.cpu(), encoder.std.cpu()
             found = {"latents": ((raw - mean) / std).half(), "mean": mean, "std": std}
         out.mkdir(parents=True, exist_ok=True)
