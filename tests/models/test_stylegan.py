@@ -13,13 +13,14 @@ from tests_support import discs_source
 from imagewright.data.batch import Batch, Draws
 from imagewright.engines.runners import gan as runner
 from imagewright.export import write_graph
-from imagewright.models import registry
+from imagewright.models import registry, stylegan
 from imagewright.models.encoders import LatentsConfig, PixelsConfig
 from imagewright.models.style_networks import ModulatedConv
 from imagewright.models.stylegan import StyleGAN, StyleGANConfig
 from imagewright.models.technique import WORDS, Cond
 from imagewright.models.text import TextConfig
 from imagewright.models.vae import AutoencoderConfig
+from imagewright.source import Source
 from imagewright.training.config import TrainConfig
 from imagewright.training.presets import PRESETS
 from imagewright.training.state import TrainState
@@ -263,6 +264,38 @@ def test_projection_finds_a_generated_picture() -> None:
     assert psnr(found, pictures) > psnr(near, pictures) + 6
     assert [step for step, _, _ in told] == list(range(1, 61)) and told[-1][2] < told[0][2] / 2
     torch.testing.assert_close(code[:, SMALL.z : SMALL.z + model.synthesis.noises].abs().sum(), torch.tensor(0.0))
+
+
+def test_edits_go_through_projection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stylegan, "STEPS", 40)
+    model = small().eval()
+    cond, side = Cond(["a red disc"], [1], [""]), model.pixels
+    pictures = model.sample(Cond(["a blue disc"] * 2, [1, 1], ["", ""]), [100, 101])
+    plain = model.sample(cond, [3])
+    at = [
+        model.sample(cond, [3], source=Source(pictures[:1].numpy(), strength=strength)) for strength in (0.0, 0.5, 1.0)
+    ]
+    assert psnr(at[0], pictures[:1]) > psnr(plain, pictures[:1]) + 3
+    assert psnr(at[1], plain) > psnr(at[0], plain)
+    torch.testing.assert_close(at[2], plain, atol=1e-4, rtol=1e-4)
+    blend = model.sample(cond, [3], source=Source(pictures.numpy(), strength=0.0))
+    assert min(psnr(blend, picture[None]) for picture in pictures) > min(
+        psnr(plain, picture[None]) for picture in pictures
+    )
+    hole = np.zeros((1, 1, side, side), np.float32)
+    hole[..., side // 2 :] = 1
+    fill = model.sample(cond, [3], source=Source(pictures[:1].numpy(), hole))
+    half = slice(0, side // 2)
+    assert psnr(fill[..., half], pictures[:1, ..., half]) > psnr(plain[..., half], pictures[:1, ..., half]) + 3
+    together = model.sample(
+        Cond(["a fox", "a red disc"], [0, 1], ["", ""]), [9, 3], source=Source(pictures[:1].numpy(), hole)
+    )
+    torch.testing.assert_close(together[1:], fill, atol=1e-4, rtol=1e-4)
+
+
+def test_an_exported_gan_edits_nothing() -> None:
+    model = small()
+    assert model.edits == ("image", "images", "mask") and model.runtime()["edits"] == []
 
 
 @pytest.mark.parametrize("config", [SMALL, ALIAS_FREE, ON_LATENTS], ids=["pixels", "alias-free", "latents"])

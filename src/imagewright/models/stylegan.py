@@ -25,12 +25,14 @@ from imagewright.models.gan import relativistic, zero_centred_penalty
 from imagewright.models.samplers import noise_source
 from imagewright.models.style_networks import Critic, Mapping, StyleGANConfig, Synthesis
 from imagewright.models.technique import WORDS, Call, Cond, Graph, Phase, Prompted, Words, sort_parameters
+from imagewright.source import Source
 from imagewright.watch import Watch
 
 __all__ = ["StyleGAN", "StyleGANConfig"]
 
 MEAN_DECAY = 0.995  # of the running mean of w
 CANDIDATES = 16  # seeds that an inversion starts from the nearest of
+STEPS = 100  # of a projection before an edit
 
 
 class StyleGAN(Prompted):
@@ -149,18 +151,49 @@ class StyleGAN(Prompted):
             )
         return r1, r2
 
+    @property
+    def edits(self) -> tuple[str, ...]:
+        """All by projection, which needs gradients: no exported model can."""
+        return "image", "images", "mask"
+
     @torch.no_grad()
-    def sample(self, cond: Cond, seeds: Sequence[int], *, watch: Watch = Watch(), **options: Any) -> Tensor:
-        """Pictures (B, 4, H, W) in [-1, 1]. Each row is made alone, so a seed is one picture at any batch size."""
+    def sample(
+        self,
+        cond: Cond,
+        seeds: Sequence[int],
+        *,
+        watch: Watch = Watch(),
+        source: Source | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Pictures (B, 4, H, W) in [-1, 1]. Each row is made alone, so a seed is one picture at any batch size.
+
+        With a `source`: on the way from the styles of the pictures, or from their mean, to those of the words and the
+        seed; in a fill from the latter to such as show what stays."""
         chosen = self.chosen(options)
         rows: list[Tensor] = []
         for row, seed in enumerate(seeds):
             words, code = self.wanted_and_avoided(cond, row), self.code(seed)
+            if source is not None:
+                code = self._towards(source, code, words, chosen)
             if watch.tracing:
                 self._show_layers(watch, code, words, **chosen)
             rows.append(self._pictures(code, words[:1], words[1:], **chosen))
             watch.told(len(rows), len(seeds))
         return torch.cat(rows)
+
+    def _towards(self, source: Source, code: Tensor, words: Words, chosen: dict[str, Any]) -> Tensor:
+        """`code` (1, ...) with the offset in W+ that leads it to the source."""
+        ws, pixels = self._styles(code, words[:1], words[1:], **chosen), torch.from_numpy(source.pixels).to(code)
+        if source.hole is not None:
+            near = self._descended(ws, pixels, words[:1], STEPS, stays=1 - torch.from_numpy(source.hole).to(code))
+            noise = 0.0
+        else:
+            each = words[[0] * len(pixels)]
+            found = self.styles(self.invert(pixels, each, steps=STEPS, **chosen), each, **chosen)
+            near, noise = torch.lerp(found.mean(0, keepdim=True), ws, source.strength), source.strength
+        z, rest = code[:, : self.config.z], noise * code[:, self.config.z : -ws.numel()]
+        return torch.cat([z, rest, (near - ws).flatten(1)], dim=1)
 
     def _show_layers(self, watch: Watch, code: Tensor, words: Words, truncation: float, guidance: float) -> None:
         """The picture with the styles of the first layers, and the mean style in the others."""
@@ -222,25 +255,43 @@ class StyleGAN(Prompted):
 
         As arXiv:1912.04958, section 5, without noise, so that all of the picture is in the styles. It starts at the
         nearest of `CANDIDATES` seeds. `on_step` is told (done, steps, loss)."""
-        target = self.encoder.encode(pixels)
-        code = self._nearest(target, words, **options)
+        code = self._nearest(self.encoder.encode(pixels), words, **options)
         start = self.styles(code, words, **options)
-        seen = self.critic.trunk(target)
-        ws = start.clone()
+        ws = self._descended(start, pixels, words, steps, lr, on_step)
+        code[:, -ws[0].numel() :] = (ws - start).flatten(1)
+        return code
+
+    def _descended(
+        self,
+        start: Tensor,
+        pixels: Tensor,
+        words: Words,
+        steps: int,
+        lr: float = 0.05,
+        on_step: Callable[[int, int, float], None] | None = None,
+        stays: Tensor | None = None,
+    ) -> Tensor:
+        """The W+ (B, layers, w), from `start` on, that show `pixels` (B, 4, H, W); only those count where `stays`
+        (1, 1, H, W) is 1, if it is given."""
+        target = self.encoder.encode(pixels)
+        seen, ws = self.critic.trunk(target), start.clone()
         optimizer = torch.optim.Adam([ws], lr=lr, betas=(0.9, 0.99))
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = lr * min(1.0, 2 * (1 - step / steps))
             with torch.enable_grad():
                 leaf = ws.detach().requires_grad_(True)
                 x = self.synthesise(leaf, words)
-                loss = _distance(self.encoder.decode(x), pixels, 1) + _distance(x, target, 2)
-                loss = (loss + 0.1 * _distance(self.critic.trunk(x), seen, 1)).sum()
+                shown = self.encoder.decode(x)
+                if stays is None:
+                    loss = _distance(shown, pixels, 1) + _distance(x, target, 2)
+                    loss = (loss + 0.1 * _distance(self.critic.trunk(x), seen, 1)).sum()
+                else:
+                    loss = _distance(shown * stays, pixels * stays, 1).sum() / stays.mean().clamp_min(1e-3)
                 (ws.grad,) = torch.autograd.grad(loss, leaf)
             optimizer.step()
             if on_step is not None:
                 on_step(step + 1, steps, loss.item())
-        code[:, -ws[0].numel() :] = (ws - start).flatten(1)
-        return code
+        return ws
 
     def _nearest(self, target: Tensor, words: Words, **options: Any) -> Tensor:
         """Of the codes of the first seeds, without noise, the one nearest to each row of x `target` (B, C, h, w)."""
@@ -282,6 +333,7 @@ class StyleGAN(Prompted):
             "inputs": ["ws"] if self.config.alias_free else ["ws", "noise", *WORDS[::2]],
             "depths": list(self.config.depths),
             "w_mean": self.w_mean.tolist(),
+            "edits": [],
         }
 
 
