@@ -8,6 +8,7 @@ from editing.painters import FIXED, FREE, WIDE, Noise, any_hole, anything
 from PIL import Image
 
 from imagewright.editing import masks, place
+from imagewright.editing.matching import matched
 from imagewright.engines.catalog import Catalog
 from imagewright.errors import ModelError, RequestError
 from imagewright.request import Capabilities, ImageRequest, ImageResult
@@ -121,13 +122,40 @@ def fill(picture: Image.Image, region: str, can: Capabilities = FIXED, **fields:
 
 
 def test_feather_softens_inwards() -> None:
+    hole = masks.hole(masks.region("16,16,32,32", (64, 64)))
+    weights = place._weights(hole, 4)
+    assert np.allclose(weights[32, 15:22], [0, 0.2, 0.4, 0.6, 0.8, 1, 1])
+    assert np.array_equal(weights > 0, hole) and np.array_equal(weights, weights.T)
     picture = Image.new("RGB", (64, 64))
-    hard, _ = fill(picture, "16,16,32,32")
-    soft, _ = fill(picture, "16,16,32,32", feather=4)
-    full, seen = (np.asarray(result[0], float).sum(axis=-1) for result in (hard, soft))
-    share = (seen / np.maximum(full, 1))[32, 16:48]
-    assert np.all(np.diff(share[:6]) >= -0.01) and 0.1 < share[0] < 0.3 and share[4] > 0.97, share
-    assert np.array_equal(full[21:43, 21:43], seen[21:43, 21:43]), "the middle is all new"
+    hard, soft = (np.asarray(fill(picture, "16,16,32,32", feather=feather)[0][0]) for feather in (0, 4))
+    assert np.array_equal(hard[21:43, 21:43], soft[21:43, 21:43]), "the middle is all new"
+    assert soft[16:48, 16].sum() < hard[16:48, 16].sum()
+
+
+@pytest.mark.parametrize("feather", [3, 40, 200])
+def test_a_deep_feather_is_measured_about_as_a_shallow_one(feather: int) -> None:
+    hole = masks.hole(masks.region("100,0,900,1000", (1000, 1000)))
+    weights = place._weights(hole, feather)
+    assert np.array_equal(weights > 0, hole) and weights[:, -1].min() == 1
+    exact = np.minimum(1, np.arange(1, 901) / (feather + 1))
+    assert np.abs(weights[500, 100:] - exact).max() < 0.1
+
+
+def test_the_model_s_error_beside_the_hole_is_taken_off_inside() -> None:
+    """It drew everything 20 too dark, and something new in the middle: that keeps its own colour."""
+    old = np.full((60, 60, 3), (180, 90, 40), np.uint8)
+    new = np.concatenate([old - 20, np.full((60, 60, 1), 255, np.uint8)], axis=-1)
+    new[28:32, 28:32, :3] = (0, 0, 255)
+    hole = masks.hole(masks.region("10,10,40,40", (60, 60)))
+    found = matched(new, old, hole, pixel=1)
+    assert np.array_equal(found[~hole], new[~hole])
+    assert np.abs(found[10, 10:50, :3].astype(int) - old[0, 0]).max() <= 2
+    assert np.array_equal(found[28:32, 28:32], new[28:32, 28:32]), "beyond the reach of the correction"
+
+
+def test_a_picture_without_surroundings_is_taken_as_drawn() -> None:
+    new = np.random.default_rng(1).integers(0, 256, (8, 8, 4), np.uint8)
+    assert np.array_equal(matched(new, new[..., :3], np.ones((8, 8), bool), pixel=1), new)
 
 
 def test_a_feather_that_would_hide_the_edit_is_cut() -> None:

@@ -15,7 +15,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image
 
-from imagewright.editing import masks, place
+from imagewright.editing import masks
+from imagewright.editing.fields import surroundings
 from imagewright.editing.masks import Hole
 
 SIDE = 80  # pixels, at which patches are compared
@@ -55,7 +56,7 @@ def _around(hole: Hole) -> tuple[slice, slice]:
 
 def _filled(pixels: NDArray[np.uint8], hole: Hole) -> NDArray[np.uint8]:
     """`pixels` (H, W, 3 or 4) with the hole filled."""
-    start = place.surroundings(_premultiplied(pixels), hole)
+    start = surroundings(_premultiplied(pixels), hole)
     scale = max(1.0, max(hole.shape) / SIDE)
     size = (max(1, round(hole.shape[1] / scale)), max(1, round(hole.shape[0] / scale)))
     found = _searched(start, hole, size)

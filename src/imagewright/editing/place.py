@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imagewright.editing import masks
+from imagewright.editing.fields import depth, shrunk, surroundings, thickness
 from imagewright.editing.masks import Hole
+from imagewright.editing.matching import matched, premultiplied
 from imagewright.errors import ModelError
-from imagewright.request import MAX_SIDE, Adjustment, Capabilities, ImageRequest
+from imagewright.request import Adjustment, Capabilities, ImageRequest
 from imagewright.resampling import resize
 
 CONTEXT = 1.5  # the part that the model sees is so many times as long and wide as the hole, where there is room
 LEAST_CONTEXT = 1.25  # and so many times at least, even where that leads over the picture's edge
 BAND = 2**20  # pixels mixed at a time
-FINE = 32  # steps of distance, at most, in which a feather is measured
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -60,9 +61,10 @@ class Cut:
         result = np.asarray(self.picture).copy()  # (H, W, 3 or 4)
         left, top, right, bottom = at
         part, hole = result[top:bottom, left:right], self.hole[top:bottom, left:right]
-        result[top:bottom, left:right] = _laid(
-            part, np.asarray(new.convert("RGBA")), _weights(hole, self.request.feather)
-        )
+        pixels = np.asarray(new.convert("RGBA"))
+        if not self.request.instruction:  # whose colours may differ from those around it on purpose
+            pixels = matched(pixels, part, hole, (self.box[2] - self.box[0]) / drawn.width)
+        result[top:bottom, left:right] = _laid(part, pixels, _weights(hole, self.request.feather))
         restored = Image.fromarray(result, self.picture.mode)
         check(self.picture, restored, self.hole)
         return restored
@@ -180,16 +182,8 @@ def _seen(picture: Image.Image, box: Box, size: Size) -> Image.Image:
 def _seen_hole(hole: Hole, box: Box, size: Size) -> Image.Image:
     """The mask of the part in `box` at `size`: what covers any of a pixel may change it."""
     part = _cropped(hole, box).astype(np.float32)
-    shrunk = _shrunk(_shrunk(part, size[1]).T, size[0]).T  # (size[1], size[0])
-    return masks.mask_of(shrunk > 0).convert("RGBA")
-
-
-def _shrunk(values: Floats, length: int) -> Floats:
-    """The maximum over the rows that each of `length` rows covers."""
-    edges = np.arange(length + 1) * values.shape[0] / length
-    first = np.floor(edges[:-1]).astype(int)
-    last = np.maximum(np.ceil(edges[1:]).astype(int), first + 1)
-    return np.stack([values[a:b].max(axis=0) for a, b in zip(first, last, strict=True)])
+    small = shrunk(shrunk(part, size[1]).T, size[0]).T  # (size[1], size[0])
+    return masks.mask_of(small > 0).convert("RGBA")
 
 
 def _cropped(values: NDArray[Any], box: Box) -> NDArray[Any]:
@@ -238,7 +232,7 @@ def _laid(old: Pixels, new: Pixels, weights: Floats) -> Pixels:
 
 def _mixed(old: Pixels, new: Pixels, share: Floats, ground: Floats | None) -> Pixels:
     """(N, 3 or 4) bytes: `share` (N, 1) of `new` (N, 4), laid on `ground` (N, 3) if any, the rest of `old`."""
-    before, after = _premultiplied(old), _premultiplied(new)
+    before, after = premultiplied(old), premultiplied(new)
     if ground is not None:
         after = np.concatenate([after[:, :3] + ground * (1 - after[:, 3:] / 255), np.full_like(share, 255)], axis=1)
     mixed = before + share * (after - before)  # (N, 4)
@@ -249,86 +243,11 @@ def _mixed(old: Pixels, new: Pixels, share: Floats, ground: Floats | None) -> Pi
     return bytes_
 
 
-def _premultiplied(pixels: Pixels) -> Floats:
-    """(N, 3 or 4) bytes -> (N, 4), premultiplied, 0 to 255."""
-    alpha = pixels[:, 3:].astype(np.float32) if pixels.shape[-1] == 4 else np.full((len(pixels), 1), 255, np.float32)
-    return np.concatenate([pixels[:, :3] * (alpha / 255), alpha], axis=1)
-
-
-def surroundings(values: NDArray[Any], hole: Hole) -> Floats:
-    """`values` (H, W, C) with the hole filled smoothly from around it, by halving until nothing is missing and back.
-
-    Their middle, 127.5, where there is nothing around it.
-    """
-    known = ~hole
-    if not known.any():
-        return np.full(values.shape, 127.5, np.float32)
-    weighted = np.concatenate([values * known[..., None], known[..., None]], axis=-1).astype(np.float32)
-    filled: Floats = _filled(weighted)[..., :-1]
-    return filled
-
-
-def _filled(planes: Floats) -> Floats:
-    """(H, W, C + 1), weighted values and their weight -> with every weight 1, holes taken from coarser levels."""
-    weight = planes[..., -1:]
-    own = (planes / np.maximum(weight, 1e-6)).astype(np.float32)
-    if (weight > 0).all():
-        return own
-    height, width = planes.shape[:2]
-    half = (max(1, (width + 1) // 2), max(1, (height + 1) // 2))
-    coarse = _filled(_scaled(planes, half, Image.Resampling.BOX))
-    filled: Floats = np.where(weight > 0, own, _scaled(coarse, (width, height), Image.Resampling.BILINEAR))
-    return filled
-
-
-def _scaled(planes: Floats, size: Size, how: Image.Resampling) -> Floats:
-    scaled = [Image.fromarray(plane).resize(size, how) for plane in np.moveaxis(planes, -1, 0)]
-    return np.stack([np.asarray(plane) for plane in scaled], axis=-1)
-
-
 def _weights(hole: Hole, feather: int) -> Floats:
     """How much of what was drawn shows, (H, W): 0 outside the hole; inside it rises to 1 over `feather` pixels."""
     if feather == 0:
         return hole.astype(np.float32)
     return np.minimum(1, depth(hole, feather + 1) / (feather + 1)).astype(np.float32)
-
-
-def thickness(hole: Hole) -> int:
-    """How deep the deepest pixel of the hole lies below its edge, at most; 4,096 where it has no edge."""
-    if hole.all():
-        return MAX_SIDE
-    left, top, right, bottom = masks.bounds(hole)
-    part = hole[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]  # with the edge around it
-    return int(np.minimum(_runs(part, MAX_SIDE), _runs(part.T, MAX_SIDE).T).max()) - 1
-
-
-def depth(hole: Hole, most: int) -> Floats:
-    """Distance (H, W) in pixels to the nearest pixel that stays, up to `most`, and 0 there. Beyond the picture nothing
-    stays. Large distances are measured on a coarser grid, on which what stays has no less room."""
-    if most > FINE:
-        factor = ceil(most / FINE)
-        size = tuple(max(1, side // factor) for side in hole.shape)
-        kept = _shrunk(_shrunk((~hole).astype(np.float32), size[0]).T, size[1]).T > 0
-        coarse = Image.fromarray(depth(~kept, ceil(most / factor)) * factor)
-        fine = np.asarray(coarse.resize(hole.shape[::-1], Image.Resampling.BILINEAR))
-        return np.where(hole, np.clip(fine, 1, most), 0).astype(np.float32)
-    down = _runs(hole, most).astype(np.int32)  # along columns
-    nearest = down**2
-    for shift in range(1, min(most, hole.shape[1])):
-        beside = down[:, shift:] ** 2 + shift**2
-        np.minimum(nearest[:, :-shift], beside, out=nearest[:, :-shift])
-        np.minimum(nearest[:, shift:], down[:, :-shift] ** 2 + shift**2, out=nearest[:, shift:])
-    return np.sqrt(np.minimum(nearest, most**2)).astype(np.float32)
-
-
-def _runs(hole: Hole, most: int) -> NDArray[np.int32]:
-    """Distance (H, W) to the nearest pixel of the same column that stays, up to `most`, and 0 there."""
-    height = len(hole)
-    index = np.arange(height, dtype=np.int32)[:, None]
-    before = np.maximum.accumulate(np.where(hole, np.int32(-most - height), index), axis=0)
-    after = np.minimum.accumulate(np.where(hole, np.int32(2 * height + most), index)[::-1], axis=0)[::-1]
-    runs: NDArray[np.int32] = np.minimum(np.minimum(index - before, after - index), most)
-    return runs
 
 
 def check(original: Image.Image, result: Image.Image, hole: Hole) -> None:
