@@ -130,3 +130,10 @@ def test_a_picture_with_a_record_is_described_by_it_first(
     assert told["prompt"] is None and len(told["captions"]) == 4
     cut = tools.remove_background(picture)
     assert isinstance(cut[0], Image.Image) and cut.records[0]["prompt"] == ""
+
+
+def test_a_tool_of_another_kind_can_write_a_drawing_too(picture: Path) -> None:
+    pytest.importorskip("vtracer")
+    assert run(["upscale", str(picture), "2", "--format", "svg"]) == 0
+    steps = [step["step"] for step in record(picture.with_name("ring-upscale.svg"))["refine"]]
+    assert steps[-1] == "vectorise" and len(steps) == 2

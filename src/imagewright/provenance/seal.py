@@ -63,5 +63,8 @@ def seal(
 
 def drawn(image: Image.Image, record: Mapping[str, Any] | None) -> bytes:
     """The picture as an SVG file, traced where that was not done before, with its record if one is given."""
-    svg = image.info.get("svg") or vector.trace(image).svg
+    svg = image.info.get("svg")
+    if svg is None:
+        drawing = vector.trace(image)
+        svg, record = drawing.svg, record and {**record, "refine": [*record["refine"], drawing.step]}
     return (vector.with_record(svg, records.to_json(record)) if record else svg).encode()
