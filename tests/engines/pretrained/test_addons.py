@@ -119,6 +119,23 @@ def test_a_learned_word_is_known_only_where_it_is_given(tiny: Get, shared: Pretr
     assert not differ(learned[0], bracketed[0])
 
 
+def test_a_learned_word_of_sdxl_is_learned_by_both_readers(tiny: Get, shared: PretrainedEngine, tmp_path: Path) -> None:
+    file = tmp_path / "foxart.safetensors"
+    torch.manual_seed(5)
+    save_file({"clip_l": torch.randn(1, 64), "clip_g": torch.randn(1, 128)}, str(file))
+    plain = make(shared, tiny("sdxl"), "a foxart")
+    assert differ(plain[0], make(shared, tiny("sdxl"), "a foxart", embeddings=(str(file),))[0])
+    assert not differ(plain[0], make(shared, tiny("sdxl"), "a foxart")[0])
+
+
+def test_a_control_net_of_another_family_is_an_error_of_ours(
+    tiny: Get, shared: PretrainedEngine, tmp_path: Path
+) -> None:
+    folder = str(tiny_addons.control_net(tiny("sd"), tmp_path / "net"))
+    with pytest.raises(ModelError, match="cannot draw this"):
+        make(shared, tiny("sdxl"), controls=(Control(folder, picture()),))
+
+
 def test_a_learned_word_of_another_model_is_refused(tiny: Get, shared: PretrainedEngine, tmp_path: Path) -> None:
     file = str(tiny_addons.learned_word(tmp_path, width=48))
     with pytest.raises(RequestError, match="another model"):

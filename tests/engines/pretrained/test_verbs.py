@@ -118,6 +118,15 @@ def test_a_model_made_to_fill_also_draws_with_all_of_the_picture_as_the_hole(
     assert pixels(make(shared, folder)[0]).std() > 1
 
 
+def test_a_pipeline_that_nothing_here_names_draws_by_its_own_signature(tiny: Get, shared: PretrainedEngine) -> None:
+    told: list[tuple[int, int]] = []
+    folder, watch = str(tiny("pixart")), Watch(lambda done, total: told.append((done, total)))
+    request = ImageRequest(prompt="a red fox", model=folder, seed=3, num_inference_steps=3, negative_prompt="grey")
+    made = shared.generate(request, watch)
+    assert made[0].size == (64, 64) and pixels(made[0]).std() > 1
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_a_size_that_the_model_was_not_trained_at_is_resampled_and_said(tiny: Get, shared: PretrainedEngine) -> None:
     made = make(shared, tiny("sd"), size=(256, 128))
     assert made.size == (256, 128) and made[0].size == (88, 48)

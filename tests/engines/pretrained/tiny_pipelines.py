@@ -229,6 +229,32 @@ def kontext(home: Path) -> Path:
     return flux(home, "FluxKontextPipeline")
 
 
+def pixart(home: Path) -> Path:
+    """PixArt in small: a pipeline that nothing in the engine names."""
+    torch.manual_seed(0)
+    transformer = diffusers.PixArtTransformer2DModel(
+        sample_size=32,
+        num_layers=1,
+        patch_size=2,
+        attention_head_dim=8,
+        num_attention_heads=3,
+        in_channels=4,
+        cross_attention_dim=24,
+        out_channels=8,
+        caption_channels=32,
+        norm_type="ada_norm_single",
+        attention_bias=True,
+    )
+    pipe = diffusers.PixArtSigmaPipeline(
+        transformer=transformer,
+        vae=vae(),
+        scheduler=diffusers.DPMSolverMultistepScheduler(),
+        text_encoder=t5_text(),
+        tokenizer=t5_tokenizer(),
+    )
+    return _saved(pipe, home / "pixart")
+
+
 def _saved(pipe: Any, folder: Path) -> Path:
     pipe.save_pretrained(str(folder), safe_serialization=True)
     return folder
@@ -253,4 +279,5 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "pix2pix": pix2pix,
     "inpainting": inpainting,
     "kontext": kontext,
+    "pixart": pixart,
 }

@@ -19,7 +19,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from imagewright.engines.pretrained import sources
 from imagewright.engines.pretrained.describe import Description
-from imagewright.engines.pretrained.loading import offline, quiet
+from imagewright.engines.pretrained.loading import first_line, offline, quiet
 from imagewright.errors import ImagewrightError, ModelError, ModelNotFoundError, RequestError
 from imagewright.request import Control, ImageRequest
 
@@ -244,7 +244,6 @@ def _told(file: Path) -> Iterator[None]:
     except ImagewrightError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"{file.name} does not fit this model: {first}", "Use one made for the model's family."
+            f"{file.name} does not fit this model: {first_line(error)}", "Use one made for the model's family."
         ) from error

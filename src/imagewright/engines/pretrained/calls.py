@@ -77,8 +77,9 @@ def arguments(request: ImageRequest, verb: str, kind: Any, size: Size) -> tuple[
     given: dict[str, Any] = {
         "width": size[0],
         "height": size[1],
-        "max_area": size[0] * size[1],  # Kontext's own idea of the size would override ours
+        "max_area": size[0] * size[1],  # these three: the pipeline's own idea of the size would override ours
         "_auto_resize": False,
+        "use_resolution_binning": False,
         "num_inference_steps": request.num_inference_steps,
         **_guidance(request, takes),
         **_pictures(request, verb, size),

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from imagewright.engines.pretrained.describe import parameters
-from imagewright.engines.pretrained.loading import offline, quiet
+from imagewright.engines.pretrained.loading import first_line, offline, quiet
+from imagewright.engines.pretrained.machine import is_full
 from imagewright.errors import ModelError
 from imagewright.watch import Watch
 
@@ -32,16 +33,29 @@ def draw_all(
 
 
 def draw(pipe: Any, given: Mapping[str, Any], seed: int, watch: Watch, stop: float = 1.0) -> Image.Image:
-    """The picture of one call. Raises ModelError where the networks give no numbers; what `watch` raises ends it."""
-    looker = _Looker(pipe, watch, stop, (given.get("width"), given.get("height")))
+    """The picture of one call. What `watch` raises ends it.
+
+    Raises ModelError where the networks give no numbers, or the pipeline refuses its arguments.
+    """
+    looker = _Looker(pipe, watch, stop, given)
     call = dict(given)
     takes = parameters(type(pipe))
     if "callback_on_step_end" in takes:
         call["callback_on_step_end"] = looker.step
+    elif "callback" in takes:  # of older pipelines, which cannot be stopped early
+        call["callback"] = lambda index, time, latents: looker.step(pipe, index, time, {"latents": latents})
     if "generator" in takes:
         call["generator"] = torch.Generator("cpu").manual_seed(seed)
-    with offline(), quiet(), torch.no_grad(), finite(pipe), looker.estimates():
-        image: Image.Image = pipe(**call).images[0]
+    try:
+        with offline(), quiet(), torch.no_grad(), finite(pipe), looker.estimates():
+            image: Image.Image = pipe(**call).images[0]
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        if error is looker.raised or is_full(error):
+            raise
+        raise ModelError(
+            f"{type(pipe).__name__} cannot draw this: {first_line(error)}",
+            "Leave out what is unusual in the request; if it stays, the model's files do not fit together.",
+        ) from error
     if looker.done == 0:
         watch.told(1, 1)
     return image
@@ -50,9 +64,12 @@ def draw(pipe: Any, given: Mapping[str, Any], seed: int, watch: Watch, stop: flo
 class _Looker:
     """Told by the pipeline after each step."""
 
-    def __init__(self, pipe: Any, watch: Watch, stop: float, size: tuple[Any, Any]) -> None:
-        self.pipe, self.watch, self.stop, self.size = pipe, watch, stop, size
+    def __init__(self, pipe: Any, watch: Watch, stop: float, given: Mapping[str, Any]) -> None:
+        self.pipe, self.watch, self.stop = pipe, watch, stop
+        self.size = given.get("width"), given.get("height")
+        self.steps = given.get("num_inference_steps")
         self.done = 0
+        self.raised: BaseException | None = None  # by whoever looks on
         self.estimate: Tensor | None = None
 
     def step(self, pipe: Any, index: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +78,11 @@ class _Looker:
             return tensors
         self.done = index + 1
         total = self._total(pipe)
-        self.watch.told(min(self.done, total), total)
+        try:
+            self.watch.told(min(self.done, total), total)
+        except BaseException as error:
+            self.raised = error
+            raise
         latents: Tensor = tensors["latents"]
         clean = self.estimate if self.estimate is not None and self.estimate.shape == latents.shape else latents
         if self.watch.tracing:
@@ -74,7 +95,7 @@ class _Looker:
         return tensors
 
     def _total(self, pipe: Any) -> int:
-        return max(1, int(getattr(pipe, "num_timesteps", 0) or 1))
+        return max(1, int(getattr(pipe, "num_timesteps", 0) or self.steps or 1))
 
     @contextmanager
     def estimates(self) -> Iterator[None]:

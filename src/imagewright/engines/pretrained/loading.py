@@ -67,7 +67,7 @@ def open_pipeline(found: Description, dtype: torch.dtype) -> Any:
             raise
         except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
             raise ModelCorruptError(
-                f"{found.place.name} cannot be loaded: {_first_line(error)}", "Copy or download the model again."
+                f"{found.place.name} cannot be loaded: {first_line(error)}", "Copy or download the model again."
             ) from error
     _check_loaded(pipe, found)
     pipe.set_progress_bar_config(disable=True)
@@ -194,5 +194,6 @@ def quiet() -> Iterator[None]:
                 one.enable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
