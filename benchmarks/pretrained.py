@@ -41,6 +41,7 @@ def build(folder: Path, sizes: dict[str, Any]) -> None:
     """A folder in diffusers' layout, random weights in float32, as Stable Diffusion 1.5 is published."""
     import diffusers
     import torch
+    from safetensors.torch import load_file, save_file
     from transformers import CLIPTextConfig, CLIPTextModel
 
     letters = string.ascii_lowercase
@@ -79,6 +80,9 @@ def build(folder: Path, sizes: dict[str, Any]) -> None:
     parts = {"unet": _filled(unet), "vae": _filled(vae), "text_encoder": text, "scheduler": scheduler}
     for name, part in parts.items():
         part.save_pretrained(str(folder / name))
+    weights = folder / "text_encoder" / "model.safetensors"
+    named = {f"text_model.{name}": tensor for name, tensor in load_file(weights).items()}  # as it is published
+    save_file(named, weights, {"format": "pt"})
     tokenizer = folder / "tokenizer"
     tokenizer.mkdir()
     (tokenizer / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))

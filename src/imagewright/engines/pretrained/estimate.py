@@ -225,7 +225,7 @@ class _Convolution(nn.Module):
         self.norm, self.conv = nn.GroupNorm(32, 320), nn.Conv2d(320, 320, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(F.silu(self.norm(x)))  # type: ignore[no-any-return]
+        return x + self.conv(F.silu(self.norm(x + 1)))  # type: ignore[no-any-return]
 
 
 class _Product(nn.Module):
@@ -239,16 +239,17 @@ class _Product(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         value, gate = self.up(self.norm(x)).chunk(2, dim=-1)
-        return self.down(value * F.gelu(gate))  # type: ignore[no-any-return]
+        return x + self.down(value * F.gelu(gate))  # type: ignore[no-any-return]
 
 
 class _Attention(nn.Module):
     """Self-attention's middle."""
 
-    inputs = ((1, 8, 2048, 64),) * 3
+    inputs = ((1, 2048, 8, 64),) * 3
 
     def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return F.scaled_dot_product_attention(q, k, v)
+        heads = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return heads.transpose(1, 2).flatten(2)  # (1, 2048, 512)
 
 
 @cache
@@ -285,9 +286,10 @@ def _rate(module: nn.Module, dtype: torch.dtype, device: str, openvino: bool) ->
         call = fast.compiled(module, inputs)
     else:
         module = module.to(dtype)
-        if len(shapes[0]) == 4 and len(shapes) == 1:  # type: ignore[index, arg-type]
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         ready = [value.to(dtype) for value in inputs]
+        if isinstance(module, _Convolution):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            ready = [value.to(memory_format=torch.channels_last) for value in ready]
         call = lambda: module(*ready)  # noqa: E731
     return float(counter.get_total_flops()) / _shortest(call, device)
 
