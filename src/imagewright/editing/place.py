@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imagewright.editing import masks
+from imagewright.editing import changed, masks
 from imagewright.editing.fields import depth, shrunk, surroundings, thickness
 from imagewright.editing.masks import Hole
 from imagewright.editing.matching import matched, premultiplied
@@ -27,6 +27,8 @@ from imagewright.resampling import resize
 
 CONTEXT = 1.5  # the part that the model sees is so many times as long and wide as the hole, where there is room
 LEAST_CONTEXT = 1.25  # and so many times at least, even where that leads over the picture's edge
+OPAQUE = 250  # of 255: less alpha is seen
+SOFT = 1 / 96  # of the longer side: the feather of what an instruction changed
 BAND = 2**20  # pixels mixed at a time
 
 Pixels = NDArray[np.uint8]
@@ -49,14 +51,41 @@ class Cut:
     box: Box
     size: Size
 
-    def restored(self, drawn: Image.Image) -> Image.Image:
-        """The whole picture with `drawn` (of any size: the model's view of the box) in its place.
+    def restored(self, drawn: Image.Image) -> tuple[Image.Image, dict[str, Any]]:
+        """The whole picture with `drawn` (of any size: the model's view of the box) in its place, and what the record
+        says of it: the strength, the mask, and that nothing else changed.
 
         Raises ModelError, instead of giving it out, should a byte outside the hole have changed.
         """
         drawn = masks.eight_bit(drawn)
-        if self.hole is None:
-            return resize(_inner(drawn, self.box, self.picture.size), self.size)
+        told: dict[str, Any] = {"strength": self.request.strength}
+        if self.request.instruction:
+            told["instruction"] = True
+        if self.hole is not None:
+            return self._filled(drawn), told | facts(self.hole, self.request.feather)
+        if self.request.instruction and self.size == self.picture.size:
+            return self._changed(drawn, told)
+        return resize(_inner(drawn, self.box, self.picture.size), self.size), told
+
+    def _changed(self, drawn: Image.Image, told: dict[str, Any]) -> tuple[Image.Image, dict[str, Any]]:
+        """The picture where an instruction left it alone, and `drawn` where it changed it."""
+        assert self.request.image is not None
+        seen, now = (_inner(image, self.box, self.picture.size) for image in (self.request.image, drawn))
+        hole = changed.where(seen, now, self.picture.size)
+        told = told | {"changed": round(float(hole.mean()), 4)}
+        if not hole.any():
+            return self.picture, told
+        if hole.all():
+            return resize(now, self.size), told
+        glass = drawn.mode == "RGBA" and int(np.asarray(drawn)[..., 3].min()) < OPAQUE
+        picture = self.picture.convert("RGBA") if glass else self.picture
+        feather = min(thickness(hole), max(self.request.feather, round(SOFT * max(self.size))))
+        found = replace(self, picture=picture, hole=hole, request=replace(self.request, feather=feather))
+        return found._filled(drawn), told | facts(hole, feather)
+
+    def _filled(self, drawn: Image.Image) -> Image.Image:
+        """The picture with the hole taken from `drawn`."""
+        assert self.hole is not None
         new, at = _on_box(drawn, self.box, self.picture.size)
         result = np.asarray(self.picture).copy()  # (H, W, 3 or 4)
         left, top, right, bottom = at
@@ -68,15 +97,6 @@ class Cut:
         restored = Image.fromarray(result, self.picture.mode)
         check(self.picture, restored, self.hole)
         return restored
-
-    def told(self) -> dict[str, Any]:
-        """What the record says of it: the strength, the mask, and that nothing else changed."""
-        record: dict[str, Any] = {"strength": self.request.strength}
-        if self.request.instruction:
-            record["instruction"] = True
-        if self.hole is None:
-            return record
-        return record | facts(self.hole, self.request.feather)
 
 
 def cut(request: ImageRequest, can: Capabilities) -> tuple[Cut | None, list[Adjustment]]:

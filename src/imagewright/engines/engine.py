@@ -99,15 +99,13 @@ class Engine(ABC):
         cut, said = place.cut(adapted, model.capabilities)
         start = time.perf_counter()
         images, more = self._generate(cut.request if cut else adapted, model, watch)
-        if cut:
-            images = [cut.restored(image) for image in images]
+        restored = [cut.restored(image) if cut else (image, {}) for image in images]
+        images = [image for image, _ in restored]
         seconds = time.perf_counter() - start
         adjustments = [*adjustments, *said, *more]
         records = tuple(
-            _record(adapted, model, index, image, adjustments, seconds)
-            | place.sources(adapted)
-            | (cut.told() if cut else {})
-            for index, image in enumerate(images)
+            _record(adapted, model, index, image, adjustments, seconds) | place.sources(adapted) | told
+            for index, (image, told) in enumerate(restored)
         )
         return ImageResult(
             images=tuple(images),
