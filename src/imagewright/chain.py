@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from imagewright.editing import expand, masks, place
@@ -153,6 +154,8 @@ def applied(
         return enlarged(image, step.factor or 1)
     if step.plain and step.mask is not None:
         return continued(image, step.mask)
+    if step.plain and step.margins is not None:
+        return grown(image, step.margins)
     if step.margins is None:
         return workshop.make(ImageRequest(**asked, image=image, mask=step.mask), progress)
     count, seed = asked.get("n", 1), asked.get("seed")
@@ -205,6 +208,28 @@ def continued(image: Image.Image, mask: Image.Image, of_model: bool = True) -> I
     facts = {"size": list(image.size), "image_sha256": place.digest(image), **place.facts(hole, feather=0)}
     record = records.of_tool(of_model, **facts, refine=[{"step": "complete"}])
     return ImageResult(images=(filled,), records=(record,), model="", engine="", size=image.size)
+
+
+def grown(image: Image.Image, margins: Margins, of_model: bool = True) -> ImageResult:
+    """The picture on a larger canvas, on which it goes on without a model: evenly, where most of its edge is even, else
+    by patches. `of_model` as in `continued`."""
+    source, ground = image, expand.even_edge(image)
+    for strip in expand.steps(image.size, margins):
+        larger, mask = expand.canvas(image, strip)
+        hole = masks.hole(mask)
+        image = completed(larger, hole) if ground is None else _painted(larger, hole, ground)
+        place.check(larger, image, hole)
+    cut = expand.cropped(image, margins)
+    facts = {"size": list(cut.size), "image_sha256": place.digest(source), "changed_outside_mask": 0}
+    step = {"step": "complete", "by": "patches" if ground is None else "an even ground"}
+    record = records.of_tool(of_model, **facts, refine=[step])
+    return ImageResult(images=(cut,), records=(record,), model="", engine="", size=cut.size)
+
+
+def _painted(image: Image.Image, hole: masks.Hole, colour: tuple[int, ...]) -> Image.Image:
+    pixels = np.asarray(image).copy()
+    pixels[hole] = colour
+    return Image.fromarray(pixels, image.mode)
 
 
 def with_stack(result: ImageResult, step: Step, before: Opened) -> ImageResult:

@@ -95,8 +95,8 @@ def fill(
     shop = workshop or shared()
     before = _opened(picture, shop, original, fields)
     hole, said = hole_of(before.image, mask=mask, region=region, select=select, invert=invert)
-    if prompt is None and not (fields.get("model") or fields.get("technique")):
-        return _continued(before, hole, said, fields)
+    if prompt is None and not _modelled(fields):
+        return _continued(Step("fill", {}, mask=hole), before, before.image, hole, said, fields)
     if prompt is None:
         prompt = SURROUNDINGS
         said.append(Adjustment("prompt", None, prompt, "no words were given"))
@@ -104,14 +104,24 @@ def fill(
     return _done("fill", before, {"prompt": prompt, **fields}, shop, progress, ["image", "mask"], said=said, mask=hole)
 
 
-def _continued(before: Opened, hole: Image.Image, said: list[Adjustment], fields: dict[str, Any]) -> ImageResult:
+def _continued(
+    step: Step, before: Opened, image: Image.Image, hole: Image.Image, said: list[Adjustment], fields: dict[str, Any]
+) -> ImageResult:
+    """A step without words: what surrounds the `hole` of `image` (the picture, or its canvas) goes on, by no model."""
     output = {name: fields.pop(name) for name in OUTPUT if name in fields}
     said += [Adjustment(name, value, None, "without words no model draws") for name, value in fields.items()]
-    asked = ImageRequest(prompt=SURROUNDINGS, image=before.image, mask=hole, **output)
+    asked = ImageRequest(prompt=SURROUNDINGS, image=image, mask=hole, **output)
     said += [Adjustment(name, output[name], used, reason) for name, used, reason in kept(asked)]
-    result = chain.stored_as(chain.continued(before.image, hole, before.of_model), **output)
-    result = chain.with_stack(result, Step("fill", {}, mask=hole), before)
+    if step.margins is None:
+        made = chain.continued(before.image, hole, before.of_model)
+    else:
+        made = chain.grown(before.image, step.margins, before.of_model)
+    result = chain.with_stack(chain.stored_as(made, **output), step, before)
     return replace(result, adjustments=(*said, *result.adjustments))
+
+
+def _modelled(fields: dict[str, Any]) -> bool:
+    return bool(fields.get("model") or fields.get("technique"))
 
 
 def expand(
@@ -133,7 +143,8 @@ def expand(
     """The picture on a larger canvas, its own pixels unchanged: so many pixels, or percent ("25%"), at each side, or
     `zoom_out` times as wide and high, or moved (`pan`: left, right, up, down, by `amount`), which cuts off behind.
 
-    Without words, those the picture was made with count. Raises RequestError, PictureError, ModelError.
+    Without words what there is goes on, and no model draws it, unless one is named: then the words that the picture
+    was made with count. Raises RequestError, PictureError, ModelError.
     """
     shop = workshop or shared()
     before = _opened(picture, shop, original, fields)
@@ -149,6 +160,9 @@ def expand(
     else:
         margins = canvas.margins(size, *sides)
     margins.added.around(size)
+    if prompt is None and not _modelled(fields):
+        larger = canvas.canvas(before.image, margins.added)
+        return _continued(Step("expand", {}, margins=margins), before, *larger, [], fields)
     prompt, said = _words(before, prompt, SURROUNDINGS)
     fields.setdefault("feather", 0)
     needs = ["image", "mask"]

@@ -101,3 +101,25 @@ def test_zooming_out_further_than_a_model_sees_takes_steps() -> None:
 def test_one_way_at_a_time() -> None:
     with pytest.raises(RequestError, match="one way"):
         verbs.expand(Image.new("RGB", (8, 8)), "x", left=4, zoom_out=2, model="fake/painter")
+
+
+def test_without_words_the_picture_goes_on_by_itself() -> None:
+    picture = Image.new("RGB", (60, 40), "#2266aa")
+    result = verbs.expand(picture, right=30, up="50%")
+    assert result[0].size == (90, 60) and result.records[0]["changed_outside_mask"] == 0
+    assert (np.asarray(result[0]) == (0x22, 0x66, 0xAA)).all(), "an even ground goes on evenly"
+    assert result.model == "" and [step["verb"] for step in result.records[0]["edits"]["steps"]] == ["expand"]
+    noisy = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 4), np.uint8))
+    moved = verbs.expand(noisy, pan="left", amount="25%")[0]
+    assert moved.size == noisy.size
+    assert np.array_equal(np.asarray(moved)[:, 15:], np.asarray(noisy)[:, :45])
+
+
+def test_a_sticker_that_touches_its_edge_gets_no_frame() -> None:
+    sticker = Image.new("RGBA", (64, 64), (250, 10, 10, 0))
+    sticker.paste((255, 160, 0, 255), (0, 20, 64, 40))
+    assert expand.even_edge(sticker) == (0, 0, 0, 0)
+    larger = np.asarray(verbs.expand(sticker, zoom_out=1.5)[0])
+    assert larger.shape == (96, 96, 4) and larger[:16].max() == larger[:, :16].max() == 0
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 30, 3), np.uint8))
+    assert expand.even_edge(noise) is None

@@ -118,6 +118,7 @@ def test_undoing_all_gives_the_original_its_own_record_back(tmp_path: Path) -> N
         lambda path: verbs.blend([path, path.with_name("photo.png")], "x", model=PAINTER, seed=2),
         lambda path: verbs.upscale(path, 2),
         lambda path: verbs.fill(path, region="40,40,20,20"),
+        lambda path: verbs.expand(path, left=10, down=20),
         lambda path: fill(path, "0,0,96,50", 4, n=3),
     ],
 )

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from imagewright.editing.masks import Hole
 from imagewright.resampling import resize
 
-DIFFERENT = 0.1  # mean difference (of 1), averaged around a pixel, that is more than a model's own error
+DIFFERENT = 0.14  # mean difference (of 1), averaged around a pixel, that is more than a model's own error
 AROUND = 1 / 32  # of the longer side: the radius over which differences are averaged
 GROWN = 1 / 64  # of the longer side, so that the softer edge of what changed goes with it
 MOSTLY = 0.9  # changed: all of it is new

@@ -12,6 +12,7 @@ from imagewright.errors import RequestError
 from imagewright.request import MAX_SIDE
 
 REACH = 0.5  # of a side at most is added to it in one step
+ALIKE, MOSTLY = 12, 0.6  # of 255, and of the edge: an even ground goes on evenly
 DIRECTIONS = ("left", "right", "up", "down")
 
 Size = tuple[int, int]  # width, height
@@ -124,6 +125,17 @@ def canvas(picture: Image.Image, extra: Margins) -> tuple[Image.Image, Image.Ima
     hole = np.ones((height, width), bool)
     hole[extra.up : extra.up + picture.height, extra.left : extra.left + picture.width] = False
     return Image.fromarray(larger, picture.mode), masks.mask_of(hole)
+
+
+def even_edge(picture: Image.Image) -> tuple[int, ...] | None:
+    """The colour (RGB or RGBA) that most of a picture's edge has, such as none around a sticker; None if there is none."""
+    pixels = np.asarray(masks.eight_bit(picture))
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).astype(np.int16)  # (N, 3 or 4)
+    if edge.shape[1] == 4:
+        edge[edge[:, 3] == 0] = 0  # a hidden colour is none
+    middle = np.median(edge, axis=0).astype(np.int16)
+    alike = (np.abs(edge - middle).max(axis=1) <= ALIKE).mean()
+    return tuple(int(value) for value in middle) if alike >= MOSTLY else None
 
 
 def cropped(picture: Image.Image, extra: Margins) -> Image.Image:
