@@ -128,7 +128,7 @@ def canvas(picture: Image.Image, extra: Margins) -> tuple[Image.Image, Image.Ima
 
 
 def even_edge(picture: Image.Image) -> tuple[int, ...] | None:
-    """The colour (RGB or RGBA) that most of a picture's edge has, such as nothing around a sticker; None: there is none."""
+    """The colour (RGB or RGBA) of most of a picture's edge, such as nothing around a sticker; None: there is none."""
     pixels = np.asarray(masks.eight_bit(picture))
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).astype(np.int16)  # (N, 3 or 4)
     if edge.shape[1] == 4:
