@@ -43,6 +43,30 @@ FEATURES = {
 }
 
 OutputFormat = Literal["png", "jpeg", "webp", "svg"]
+RANGES = {  # field: its name in an error, the least, the most
+    "n": ("n", 1, MAX_N),
+    "num_inference_steps": ("steps", 1, 1000),
+    "guidance_scale": ("guidance", 0, 100),
+    "strength": ("strength", 0, 1),
+    "seed": ("seed", 0, MAX_SEED - 1),
+    "temperature": ("temperature", 0, 10),
+    "top_k": ("top k", 0, 1_000_000),
+    "top_p": ("top p", 0, 1),
+    "truncation": ("truncation", -2, 2),
+    "best_of": ("best of", 1, MAX_N),
+    "min_match": ("the least match", 0, 1),
+    "min_realism": ("the least realism", 0, 1),
+    "max_tries": ("tries", 1, MAX_TRIES),
+    "output_compression": ("output compression", 0, 100),
+    "feather": ("feather", 0, MAX_SIDE),
+    "style_weight": ("the style's weight", 0, 10),
+    "subject_weight": ("the subject's weight", 0, 10),
+    "variety": ("variety", 0, 1),
+    "weird": ("weird", 0, 1),
+    "stop": ("stop", 0.01, 1),
+    "stylize": ("stylize", 0, 10),
+}
+
 Emphasis = tuple[int, int, float]  # from and to (characters of the prompt), weight
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}\Z")
 _BACKGROUNDS = ("auto", "transparent", "opaque", "white", "black")
@@ -135,6 +159,20 @@ class ImageRequest:
     adjustments: tuple[Adjustment, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_words()
+        for field, (name, low, high) in RANGES.items():
+            _check_range(name, getattr(self, field), low, high)
+        for field in ("images", "style_images", "subject_images", "controls", "adapters", "embeddings"):
+            _check_range(f"the number of {field.replace('_', ' ')}", len(getattr(self, field)), 0, MAX_PICTURES)
+        for name, sides in (("size", self.size), ("an aspect", self.aspect)):
+            for side in sides or ():
+                _check_range(f"each side of {name}", side, 1, MAX_SIDE)
+        if self.aspect is not None:
+            _check_range("an aspect's width by height", self.aspect[0] / self.aspect[1], 1 / MAX_ASPECT, MAX_ASPECT)
+        self._check_choices()
+        self._check_pictures()
+
+    def _check_words(self) -> None:
         if not self.prompt.strip():
             raise PromptError("The prompt is empty.", "Say what the picture should show, for example: a red fox")
         for name, text in (("prompt", self.prompt), ("negative prompt", self.negative_prompt)):
@@ -142,42 +180,14 @@ class ImageRequest:
                 raise PromptError(
                     f"The {name} has {len(text):,} characters; at most {MAX_PROMPT:,} are allowed.", "Shorten it."
                 )
-        _check_range("n", self.n, 1, MAX_N)
-        _check_range("steps", self.num_inference_steps, 1, 1000)
-        _check_range("guidance", self.guidance_scale, 0, 100)
-        _check_range("strength", self.strength, 0, 1)
-        _check_range("seed", self.seed, 0, MAX_SEED - 1)
-        _check_range("temperature", self.temperature, 0, 10)
-        _check_range("top k", self.top_k, 0, 1_000_000)
-        _check_range("top p", self.top_p, 0, 1)
-        _check_range("truncation", self.truncation, -2, 2)
-        _check_range("best of", self.best_of, 1, MAX_N)
-        _check_range("the least match", self.min_match, 0, 1)
-        _check_range("the least realism", self.min_realism, 0, 1)
-        _check_range("tries", self.max_tries, 1, MAX_TRIES)
-        _check_range("output compression", self.output_compression, 0, 100)
-        _check_range("feather", self.feather, 0, MAX_SIDE)
-        _check_range("the style's weight", self.style_weight, 0, 10)
-        _check_range("the subject's weight", self.subject_weight, 0, 10)
-        _check_range("variety", self.variety, 0, 1)
-        _check_range("weird", self.weird, 0, 1)
-        _check_range("stop", self.stop, 0.01, 1)
-        _check_range("stylize", self.stylize, 0, 10)
-        if self.aspect is not None:
-            for side in self.aspect:
-                _check_range("each side of an aspect", side, 1, MAX_SIDE)
-            _check_range("an aspect's width by height", self.aspect[0] / self.aspect[1], 1 / MAX_ASPECT, MAX_ASPECT)
-        for name in ("images", "style_images", "subject_images", "controls", "adapters", "embeddings"):
-            _check_range(f"the number of {name.replace('_', ' ')}", len(getattr(self, name)), 0, MAX_PICTURES)
         for start, end, weight in self.emphasis:
             _check_range("a weight in the prompt", weight, 0, 10)
             if not 0 <= start < end <= len(self.prompt):
                 raise RequestError(f"No characters {start} to {end} in the prompt.", "Give a part of the prompt.")
+
+    def _check_choices(self) -> None:
         if self.technique is not None and self.technique not in FAMILIES:
             raise RequestError(f"Unknown technique {self.technique!r}.", f"Use {', '.join(FAMILIES)}.")
-        if self.size is not None:
-            for side in self.size:
-                _check_range("each side of size", side, 1, MAX_SIDE)
         if self.background not in _BACKGROUNDS and not _COLOUR.match(self.background):
             raise RequestError(
                 f"Unknown background {self.background!r}.",
@@ -189,6 +199,8 @@ class ImageRequest:
             raise RequestError(f"Unknown output format {self.output_format!r}.", "Use png, jpeg, webp or svg.")
         if self.output_format == "jpeg" and self.background == "transparent":
             raise RequestError("JPEG cannot be transparent.", "Use --format png or webp, or another background.")
+
+    def _check_pictures(self) -> None:
         if self.instruction and self.image is None:
             raise RequestError("An instruction needs the image that it changes.", "Give the image as well.")
         if self.mask is not None and self.image is None:

@@ -86,8 +86,6 @@ class DiffusionConfig:
             raise ValueError("The edm prediction and the edm process go together.")
         if self.times == "log_normal" and self.process != "edm":
             raise ValueError("log_normal times are for the edm process.")
-        if getattr(self.network, "copies", False) and self.prediction != "x0":
-            raise ValueError("A network that copies what is known predicts x0.")
 
 
 class Diffusion(Prompted):
@@ -353,12 +351,15 @@ def _torch_noise(seed: int, shape: tuple[int, ...], device: torch.device) -> Cal
 
 
 def fitted(config: DiffusionConfig) -> DiffusionConfig:
-    """`config` with the network's input shape and text width taken from the encoder and the text encoder."""
+    """`config` with the network's input shape and text width taken from the encoder and the text encoder, and without
+    a gate for copying where it does not predict the x_0 that it could copy."""
     encoder = config.encoder
     channels, side = (
         (encoder.channels, encoder.size) if isinstance(encoder, PixelsConfig) else encoder.autoencoder.latent_shape[:2]
     )
     network = replace(config.network, channels=channels, side=side, text_width=config.text.width)
+    if isinstance(network, DiTConfig) and config.prediction != "x0":
+        network = replace(network, copies=False)
     return replace(config, network=network)
 
 
