@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -36,3 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     path = [str(HERE / "no_network"), str(HERE / "fake_engine"), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
     return folder
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell's background job: the tests of Ctrl-C need one
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -59,7 +59,7 @@ def test_a_single_file_is_the_same_model_as_its_folder(tiny: Get, tmp_path: Path
         call = {"prompt": "a red fox", "width": 64, "height": 64, "num_inference_steps": 2, "guidance_scale": 3.0}
         images.append(drawing.draw(pipe, call, 1, Watch()))
     assert type(pipes[0]) is type(pipes[1])
-    assert np.abs(pixels(images[0]) - pixels(images[1])).max() <= 1 and pixels(images[0]).std() > 1
+    assert np.abs(pixels(images[0]) - pixels(images[1])).max() <= 2 and pixels(images[0]).std() > 1
 
 
 def test_a_single_file_that_has_no_words_says_where_to_put_them(
