@@ -66,9 +66,7 @@ def grid(
     rows, columns = _axes(x, y, jobs)
     side = side_of(rows, columns, cell)
     kept = Target.parse(keep, "png", 1) if keep else None
-    Target.parse(output, "png", 1)  # before any work
-    if output.is_dir():
-        raise RequestError(f"{str(output)!r} is a folder.", "Name a PNG file with -o.")
+    _check(output)  # before any work
     given = {**asked(context.params), **({"size": parse_size(size)} if size else {})}
     opened = cache(open_picture)
 
@@ -95,6 +93,12 @@ def grid(
             _tell(cells, rows, columns, output, as_json)
     if all(one.problem for one in cells):
         raise ModelError("No cell could be drawn.", "See the notes above.")
+
+
+def _check(output: Path) -> None:
+    Target.parse(output, "png", 1)
+    if output.is_dir():
+        raise RequestError(f"{str(output)!r} is a folder.", "Name a PNG file with -o.")
 
 
 def _axes(x: str | None, y: str | None, jobs: list[Parsed]) -> tuple[Axis, Axis]:

@@ -44,7 +44,6 @@ KINDS = {"colour": 0.24, "background": 0.16, "replace": 0.2, "add": 0.12, "remov
 PAIR_SHARE = 0.6  # of the edits that one object is enough for
 COLOUR_SHARE = 0.35
 BACKGROUND_SHARE = 0.4
-OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 # fmt: off
 TEMPLATES = {
     "colour": ("make {the} {colour}", "turn {the} {colour}", "change {the} to {colour}", "paint {the} {colour}",
