@@ -26,6 +26,7 @@ _ENGINE = {
     "pictures",
     "watch",
     "source",
+    "config",
 }
 _MAKING = {"workshop", "engines", "editing", "provenance", "refine", "request", "errors", "pictures", "watch"}
 
@@ -36,7 +37,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vector": {"errors"},
     "text": {"errors"},
     "text_encoder": set(),
-    "watch": set(),
+    "watch": {"errors"},
+    "config": {"errors"},
+    "database": {"errors"},
     "source": set(),
     "resampling": set(),
     "editing": {"request", "errors", "pictures", "resampling", "data", "refine"},
@@ -45,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "terminal": {"pictures"},
     "refine": {"request", "errors", "pictures", "text", "text_encoder", "watch", "resampling", "data"},
     "provenance": {"request", "errors", "pictures", "vector"},
-    "store": {"request", "errors", "pictures"},
+    "store": {"request", "errors", "pictures", "database"},
     "data": {"errors", "text", "pictures"},
     "models": {"data", "errors", "text", "text_encoder", "watch", "source"},
     "training": _TRAINING,
@@ -58,7 +61,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": _MAKING,
     "verbs": _MAKING | {"prompt", "chain"},
     "tools": _MAKING | {"chain", "verbs", "vector"},
-    "server": _MAKING | _TOP | {"store", "training", "evaluation", "prompt"},
+    "server": _MAKING
+    | _TOP
+    | {"config", "database", "store", "verbs", "tools", "chain", "vector", "training", "evaluation", "prompt"},
 }
 EXCEPTIONS = {
     ("engines", "training.checkpoint"),  # a trained engine reads checkpoints

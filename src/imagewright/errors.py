@@ -15,6 +15,12 @@
     │   ├── OptionError           no such technique, preset or option, or a value that cannot work
     │   ├── DivergedError         NaN, infinity, a run-away loss, a collapse; names the last good checkpoint
     │   └── CheckpointError       no usable checkpoint
+    ├── ProviderError             a hosted service did not do what was asked
+    │   ├── CredentialError       its key is missing or refused
+    │   ├── ModerationError       it refused the words or the pictures; asking again is no use
+    │   ├── QuotaError            too many requests for now, or no credit left
+    │   └── ProviderTimeoutError  no answer in time
+    ├── StoppedError              whoever asked has gone away, or cancelled
     ├── PictureError              a picture file cannot be read
     ├── OutputError               a result cannot be written
     └── ProvenanceError           a credential cannot be made or read
@@ -119,3 +125,50 @@ class OutputError(ImagewrightError):
 
 class ProvenanceError(ImagewrightError):
     """A credential cannot be made or read."""
+
+
+class ProviderError(ImagewrightError):
+    """A hosted service did not do what was asked.
+
+    `provider` is its name here, `status` its HTTP status (None: no answer), `code` its own word for the error,
+    `retryable` whether the same request may succeed later, `retry_after` the seconds it asked to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        fix: str = "",
+        *,
+        provider: str = "",
+        status: int | None = None,
+        code: str | None = None,
+        retryable: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, fix)
+        self.provider, self.status, self.code = provider, status, code
+        self.retryable, self.retry_after = retryable, retry_after
+
+
+class CredentialError(ProviderError):
+    """A hosted service's key is missing, wrong or not allowed to do this."""
+
+    exit_code = 2
+
+
+class ModerationError(ProviderError):
+    """A hosted service, or a rule of the operator, refused the words or the pictures; `code` may name the category."""
+
+    exit_code = 2
+
+
+class QuotaError(ProviderError):
+    """Too many requests for now (`retry_after`), or no credit left (not retryable)."""
+
+
+class ProviderTimeoutError(ProviderError):
+    """A hosted service gave no answer in time. The work may have been done and charged all the same."""
+
+
+class StoppedError(ImagewrightError):
+    """Whoever asked for the picture has gone away, or has cancelled it."""

@@ -4,14 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imagewright.errors import StoppedError
+
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 Tracer = Callable[[str, int, NDArray[Any], Mapping[str, Any]], None]  # (kind, index, array, facts)
 Say = Callable[[str], None]
+
+
+class Stop:
+    """Says once, from any thread, that nobody wants the work any more."""
+
+    def __init__(self) -> None:
+        self._lock, self._then, self._set = Lock(), list[Callable[[], None]](), False
+
+    def set(self) -> None:
+        """Stop. What `then` was given is called, once, in this thread."""
+        with self._lock:
+            waiting, self._then, self._set = self._then, [], True
+        for call in waiting:
+            call()
+
+    def is_set(self) -> bool:
+        """Whether it was said."""
+        return self._set
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Have `call` called when it is said; at once if it was."""
+        with self._lock:
+            if not self._set:
+                self._then.append(call)
+                return
+        call()
 
 
 @dataclass(frozen=True)
@@ -22,13 +51,15 @@ class Watch:
     generator), `level` (of a hierarchical prior) and `token` (the picture so far): pixels (4, H, W), premultiplied
     RGBA in about [-1, 1]; `attention`: weights (L, h, w), one map a text token, with the fact `words`. `words`:
     the word pieces of the prompt, where the tokens alone do not tell them. `say` gets what the user should know before
-    the pictures are there: how long they will take, a conversion that is done once.
+    the pictures are there: how long they will take, a conversion that is done once. `stop` ends the work: at the next
+    step that is told, StoppedError is raised.
     """
 
     progress: Progress | None = None
     trace: Tracer | None = None
     words: tuple[str, ...] = ()
     say: Say | None = None
+    stop: Stop | None = None
 
     @property
     def tracing(self) -> bool:
@@ -36,9 +67,15 @@ class Watch:
         return self.trace is not None
 
     def told(self, done: int, total: int) -> None:
-        """`done` of `total` steps are over."""
+        """`done` of `total` steps are over. Raises StoppedError where nobody wants more."""
+        self.check()
         if self.progress is not None:
             self.progress(done, total)
+
+    def check(self) -> None:
+        """Raises StoppedError where nobody wants the work any more."""
+        if self.stop is not None and self.stop.is_set():
+            raise StoppedError("The work was stopped.", "Ask again if you still want it.")
 
     def said(self, text: str) -> None:
         """One line for the user, now."""

@@ -18,7 +18,7 @@ from imagewright.pictures import open_picture
 from imagewright.provenance import record
 from imagewright.refine import choose, upscale
 from imagewright.request import Adjustment, ImageRequest, ImageResult, joined
-from imagewright.watch import Progress, Say, Tracer, Watch
+from imagewright.watch import Progress, Say, Stop, Tracer, Watch
 
 
 class Workshop:
@@ -29,17 +29,24 @@ class Workshop:
     ) -> None:
         self.catalog, self.judges, self.say = catalog or Catalog(), judges, say
 
-    def make(self, request: ImageRequest, progress: Progress | None = None, trace: Tracer | None = None) -> ImageResult:
+    def make(
+        self,
+        request: ImageRequest,
+        progress: Progress | None = None,
+        trace: Tracer | None = None,
+        stop: Stop | None = None,
+    ) -> ImageResult:
         """Pictures of the asked size and background; their records are also in `info["imagewright"]`. `trace` is
-        called with what happens on the way (see watch.Watch).
+        called with what happens on the way, `stop` ends it (see watch.Watch).
 
-        Raises RequestError, ModelError and MissingExtraError.
+        Raises RequestError, ModelError, MissingExtraError, ProviderError and StoppedError.
         """
         if request.output_format == "svg":
             vector.check()
         engine, model = self.catalog.find(request.model, request.technique)
         request = replace(request, model=model)
-        result = choose.choose(engine.generate, request, self.judges, Watch(progress, trace, say=self.say))
+        watch = Watch(progress, trace, say=self.say, stop=stop)
+        result = choose.choose(engine.generate, request, self.judges, watch)
         request = replace(request, size=result.size, background=result.records[0]["background"])
         if request.background == "transparent":
             result = _cut_out(result)

@@ -137,7 +137,10 @@ def _progress(watch: Watch, before: int, total: int) -> Callable[[int], Watch]:
     """A watch for each try, that tells `watch` of it as a part of the whole."""
 
     def of(index: int) -> Watch:
-        return Watch(lambda done, steps: watch.told((before + index) * steps + done, total * steps), say=watch.say)
+        def told(done: int, steps: int) -> None:
+            watch.told((before + index) * steps + done, total * steps)
+
+        return Watch(told, say=watch.say, stop=watch.stop)
 
     return of
 
