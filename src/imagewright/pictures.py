@@ -119,7 +119,7 @@ def save_atomic(data: bytes, path: Path, *, overwrite: bool = True, mode: int = 
                 _move_new(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def save_numbered(data: bytes, path: Path) -> Path:
@@ -152,7 +152,8 @@ def _move_new(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder survive a power cut, where the system can."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
