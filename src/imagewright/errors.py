@@ -15,6 +15,7 @@
     │   ├── OptionError           no such technique, preset or option, or a value that cannot work
     │   ├── DivergedError         NaN, infinity, a run-away loss, a collapse; names the last good checkpoint
     │   └── CheckpointError       no usable checkpoint
+    ├── ConfigError               the configuration cannot be used
     ├── ProviderError             a hosted service did not do what was asked
     │   ├── CredentialError       its key is missing or refused
     │   ├── ModerationError       it refused the words or the pictures; asking again is no use
@@ -111,6 +112,12 @@ class DivergedError(TrainingError):
 
 class CheckpointError(TrainingError):
     """No usable checkpoint: missing, truncated, or of another configuration."""
+
+
+class ConfigError(ImagewrightError):
+    """The configuration cannot be read, or says what cannot work."""
+
+    exit_code = 2
 
 
 class PictureError(ImagewrightError):
