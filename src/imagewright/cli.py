@@ -22,6 +22,7 @@ from imagewright import (
     cli_explore,
     cli_grid,
     cli_models,
+    cli_serve,
     cli_tools,
     cli_training,
 )
@@ -307,6 +308,7 @@ cli_edit.add_to(app)
 cli_training.add_to(app)
 cli_evaluation.add_to(app)
 cli_compare.add_to(app)
+cli_serve.add_to(app)
 cli_explore.add_to(app)
 cli_grid.add_to(app)
 cli_tools.add_to(app)

@@ -1,5 +1,5 @@
-"""One database for all that the server keeps: SQLite in a file, or Postgres by its URL. Each module names its own tables
-on `metadata`; times are seconds since 1970, money is a whole number of millionths of a dollar.
+"""One database for all that the server keeps: SQLite in a file, or Postgres by its URL. Each module names its own
+tables on `metadata`; times are seconds since 1970, money is a whole number of millionths of a dollar.
 
 SQLite runs in write-ahead mode with a sync at every commit, so that what was accepted survives a crash, and a writing
 transaction takes the lock at its start, so that two can never both read and then both write.

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server: routes, keys, budgets, durable jobs. Needs the extra `serve`."""

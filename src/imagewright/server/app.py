@@ -1,0 +1,107 @@
+"""The application: its parts put together, its life, and how errors leave it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from imagewright import __version__
+from imagewright.database import Database
+from imagewright.errors import ImagewrightError
+from imagewright.server import errors, images, status
+from imagewright.server.desk import Desk
+from imagewright.server.errors import ApiError
+from imagewright.server.gateway import Gateway
+from imagewright.server.hub import Hub
+from imagewright.server.keys import Keys
+from imagewright.server.security import Guard
+from imagewright.server.settings import Settings
+from imagewright.server.worker import Worker
+from imagewright.store import Store
+from imagewright.workshop import Workshop
+
+log = logging.getLogger(__name__)
+ROUTERS = (status.router, images.router)
+
+
+def create_app(settings: Settings, workshop: Workshop | None = None) -> FastAPI:
+    """The server as an ASGI application; its parts hang on `app.state` (database, store, gateway, keys, desk)."""
+    database = Database(settings.database_url)
+    database.create()
+    store = Store(database, settings.store_url)
+    gateway = Gateway(settings, workshop or Workshop())
+    hub = Hub()
+    worker = Worker(database, store, gateway, settings, hub) if settings.work else None
+    desk = Desk(database, store, gateway, settings, hub, worker)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        if worker is not None:
+            worker.start()
+        yield
+        desk.closing = True
+        if worker is not None:
+            await run_in_threadpool(worker.stop, settings.drain)
+        database.close()
+
+    app = FastAPI(
+        title="imagewright",
+        version=__version__,
+        lifespan=life,
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+    )
+    state = app.state
+    state.settings, state.database, state.store, state.gateway = settings, database, store, gateway
+    state.hub, state.desk, state.worker, state.keys = hub, desk, worker, Keys(database, settings)
+    for router in ROUTERS:
+        app.include_router(router)
+    _answer_errors(app)
+    app.add_middleware(Guard, settings=settings)
+    return app
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Every error becomes the body that clients read, also those of the framework."""
+
+    def answer(error: ApiError) -> JSONResponse:
+        return JSONResponse(error.body(), error.status, error.headers())
+
+    async def ours(request: Request, error: Exception) -> JSONResponse:
+        told = errors.of(error)
+        if told.status >= 500:
+            log.error("request %s failed", request.state.request_id, exc_info=error)
+        return answer(told)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return answer(_invalid(error.errors()[0]))
+
+    async def of_framework(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
+        return answer(ApiError(error.status_code, f"{error.detail}: {request.method} {request.url.path}", code=code))
+
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, of_framework)
+    app.add_exception_handler(Exception, ours)
+    app.add_exception_handler(ImagewrightError, ours)
+
+
+def _invalid(found: dict[str, Any]) -> ApiError:
+    """One finding of pydantic in OpenAI's words."""
+    param = ".".join(str(part) for part in found["loc"][1:]) or None
+    if found["type"] == "missing":
+        return errors.missing(param or "body", param or "body")
+    if found["type"] == "extra_forbidden":
+        return ApiError(400, f"Unknown parameter: {param}.", param=param, code="unknown_parameter")
+    return ApiError(400, f"Invalid value for {param or 'the body'}: {found['msg']}.", param=param, code="invalid_value")

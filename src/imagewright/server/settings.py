@@ -1,0 +1,103 @@
+"""What an operator chooses: on the command line, in IMAGEWRIGHT_ variables, in the configuration file."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imagewright.errors import RequestError
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+DAY = 86_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the server runs. Seconds, bytes, pictures.
+
+    `admin_key` may do everything, also make keys; without it and without keys, everybody on this machine may do
+    everything, and any other bind than loopback is refused. `models` maps what clients ask for to a model of ours;
+    a name that is not listed there nor by the catalog goes to `default_model` only if it is one of the world's ids.
+    `work`: draw pictures in this process; without it, `imagewright worker` processes do. `url_seconds`: how long an
+    image's URL works. `public_url`: what clients reach the server by, if it is not the Host that they name.
+    """
+
+    folder: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    database: str = ""
+    pictures: str = ""
+    admin_key: str | None = field(default=None, repr=False)
+    default_model: str | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    public_url: str | None = None
+    image_urls: bool = False
+    work: bool = True
+    queue: int = 256
+    drain: float = 30.0
+    lease: float = 15.0
+    url_seconds: float = 3600.0
+    keep_days: float = 30.0
+    max_upload: int = 64 * 2**20
+    coalesce: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.is_loopback and not self.admin_key:
+            raise RequestError(
+                f"The server would be open to everyone who can reach {self.host}.",
+                "Set IMAGEWRIGHT_ADMIN_KEY to a long random text, or leave --host at 127.0.0.1.",
+            )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def database_url(self) -> str:
+        """The database: a file in `folder` unless told."""
+        return self.database or f"sqlite:///{self.folder / 'imagewright.db'}"
+
+    @property
+    def store_url(self) -> str:
+        """Where pictures lie: in `folder` unless told."""
+        return self.pictures or str(self.folder / "pictures")
+
+    def knows_host(self, host: str) -> bool:
+        """Whether a Host header names this server."""
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        return name.lower() in {*LOOPBACK, self.host.lower(), *self.allowed_hosts}
+
+
+def read(section: Mapping[str, Any], **given: Any) -> Settings:
+    """Settings from the configuration's [server] section and what was `given` (None: not given).
+
+    Raises RequestError for a name that does not exist.
+    """
+    known = set(Settings.__dataclass_fields__)
+    if unknown := set(section) - known:
+        raise RequestError(f"The configuration's [server] has no {sorted(unknown)[0]!r}.", "Correct or remove it.")
+    values = {**section, **{name: value for name, value in given.items() if value is not None}}
+    for name in ("allowed_hosts", "allowed_origins"):
+        if name in values:
+            values[name] = tuple(str(host).lower() for host in values[name])
+    if "folder" in values:
+        values["folder"] = Path(values["folder"])
+    return Settings(**{"folder": default_folder()} | values)
+
+
+def default_folder() -> Path:
+    """Where the server keeps its data unless told."""
+    import platformdirs
+
+    return platformdirs.user_data_path("imagewright", appauthor=False) / "server"
