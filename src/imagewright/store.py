@@ -153,10 +153,7 @@ class Store:
         """The bytes of a picture. Raises NotFoundError, or OutputError where they are not what was saved."""
         if not _DIGEST.fullmatch(digest):
             raise _not_found(digest)
-        try:
-            data = self._files.read(digest)
-        except FileNotFoundError as error:
-            raise _not_found(digest) from error
+        data = self._files.read(digest)
         if hashlib.sha256(data).hexdigest() != digest:
             raise OutputError(f"The file of picture {digest[:12]} is damaged.", "Restore the folder from a backup.")
         return data
@@ -316,7 +313,7 @@ def _not_found(name: str) -> NotFoundError:
 
 
 class _Files(Protocol):
-    """Where the bytes are, by digest. All raise OutputError, and `read` FileNotFoundError."""
+    """Where the bytes are, by digest. All raise OutputError, and `read` NotFoundError."""
 
     def write(self, digest: str, data: bytes) -> None: ...
     def read(self, digest: str) -> bytes: ...
@@ -346,7 +343,10 @@ class _Folder:
     def read(self, digest: str) -> bytes:
         path = self._path(digest)
         with _reaching(str(path)):
-            return path.read_bytes()
+            try:
+                return path.read_bytes()
+            except FileNotFoundError as error:
+                raise _not_found(digest) from error
 
     def exists(self, digest: str) -> bool:
         return self._path(digest).is_file()
@@ -427,7 +427,10 @@ class _Remote:
 
     def read(self, digest: str) -> bytes:
         with _reaching(digest):
-            data: bytes = self._system.cat_file(self._path(digest))
+            try:
+                data: bytes = self._system.cat_file(self._path(digest))
+            except FileNotFoundError as error:
+                raise _not_found(digest) from error
             return data
 
     def exists(self, digest: str) -> bool:
@@ -473,7 +476,7 @@ class _Remote:
 def _reaching(what: str) -> Iterator[None]:
     try:
         yield
-    except (FileNotFoundError, ImagewrightError):
+    except ImagewrightError:
         raise
     except Exception as error:  # a remote file system has errors of its own
         reason = getattr(error, "strerror", None) or type(error).__name__
