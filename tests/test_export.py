@@ -11,7 +11,7 @@ import torch
 from tests_support import discs_source
 
 from imagewright.data.batch import STYLES
-from imagewright.engines.embedded import EmbeddedEngine, ExportedModel, to_picture
+from imagewright.engines.embedded import EmbeddedEngine, ExportedModel
 from imagewright.engines.engine import options_of
 from imagewright.engines.runners import diffusion
 from imagewright.engines.trained import TrainedEngine
@@ -31,6 +31,7 @@ from imagewright.models.technique import Cond
 from imagewright.models.text import load_pretrained
 from imagewright.models.vae import Autoencoder, AutoencoderConfig
 from imagewright.request import ImageRequest
+from imagewright.source import to_picture
 from imagewright.training.checkpoint import load_model
 from imagewright.training.config import TrainConfig
 from imagewright.training.loop import train

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vector": {"errors"},
     "text": {"errors"},
     "text_encoder": set(),
-    "watch": {"errors"},
+    "watch": {"errors", "source"},
     "config": {"errors"},
     "database": {"errors"},
     "source": set(),

@@ -1,4 +1,4 @@
-"""The picture, or the pictures, that a model starts from, as the networks take them. Imports no torch."""
+"""Pictures as the networks take and give them, and those that a model starts from. Imports no torch."""
 
 from __future__ import annotations
 
@@ -45,3 +45,13 @@ def _pixels(image: Image.Image) -> Floats:
     rgba[..., :3] *= rgba[..., 3:]
     pixels: Floats = np.ascontiguousarray(rgba.transpose(2, 0, 1)[None] * 2 - 1, np.float32)
     return pixels
+
+
+def to_picture(pixels: Floats) -> Image.Image:
+    """(1, 4, H, W), premultiplied RGBA in [-1, 1] -> a straight-alpha RGBA picture."""
+    rgba = (np.clip(pixels[0], -1, 1).transpose(1, 2, 0) + 1) / 2  # (H, W, 4)
+    alpha = np.where(rgba[..., 3:] < 1 / 64, 0.0, rgba[..., 3:])  # faint haze is decoder noise, not glass
+    alpha = np.where(alpha > 1 - 1 / 64, 1.0, alpha)
+    colour = np.where(alpha > 0, rgba[..., :3] / np.maximum(alpha, 1 / 64), 0.0)
+    straight = np.concatenate([np.clip(colour, 0, 1), alpha], axis=-1)
+    return Image.fromarray((straight * 255).round().astype(np.uint8), "RGBA")

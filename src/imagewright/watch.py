@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from imagewright.errors import StoppedError
+from imagewright.source import to_picture
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 Tracer = Callable[[str, int, NDArray[Any], Mapping[str, Any]], None]  # (kind, index, array, facts)
 Say = Callable[[str], None]
+Preview = Callable[[int, Image.Image], None]  # (index, picture)
 
 
 class Stop:
@@ -53,6 +56,8 @@ class Watch:
     the word pieces of the prompt, where the tokens alone do not tell them. `say` gets what the user should know before
     the pictures are there: how long they will take, a conversion that is done once. `stop` ends the work: at the next
     step that is told, StoppedError is raised.
+    `preview` gets (index, picture): what the first picture of the request looks like on the way, at most `previews`
+    times, evenly spaced; fewer where a model has fewer steps, none where nothing can be seen before the end.
     """
 
     progress: Progress | None = None
@@ -60,6 +65,8 @@ class Watch:
     words: tuple[str, ...] = ()
     say: Say | None = None
     stop: Stop | None = None
+    preview: Preview | None = None
+    previews: int = 0
 
     @property
     def tracing(self) -> bool:
@@ -76,6 +83,17 @@ class Watch:
         """Raises StoppedError where nobody wants the work any more."""
         if self.stop is not None and self.stop.is_set():
             raise StoppedError("The work was stopped.", "Ask again if you still want it.")
+
+    def due(self, done: int, total: int) -> int | None:
+        """Which preview shows what there is after `done` of `total` steps; None: none, do not compute one."""
+        count = min(self.previews, total - 1) if self.preview is not None else 0
+        marks = [(index + 1) * total // (count + 1) for index in range(count)]
+        return marks.index(done) if done in marks else None
+
+    def previewed(self, index: int, pixels: Any) -> None:
+        """The preview that is due: pixels (4, H, W), premultiplied RGBA in about [-1, 1]."""
+        if self.preview is not None:
+            self.preview(index, to_picture(np.asarray(pixels, dtype=np.float32)[None]))
 
     def said(self, text: str) -> None:
         """One line for the user, now."""

@@ -34,6 +34,7 @@ from imagewright.engines.runners import runner
 from imagewright.errors import ModelCorruptError, ModelNotFoundError
 from imagewright.models.steering import Steering
 from imagewright.request import Adjustment, ImageRequest
+from imagewright.source import to_picture
 from imagewright.text import Tokenizer
 from imagewright.text_encoder import NumpyTextEncoder, digest, read_packed, shipped
 from imagewright.watch import Watch
@@ -184,16 +185,6 @@ def unread(tokenizer: Tokenizer, request: ImageRequest, limit: int) -> list[Adju
             reason = f"the model reads no further, and not: {textwrap.shorten(rest, 200, placeholder=' ...')}"
             found.append(Adjustment(field, f"{count} tokens", f"{limit} tokens", reason))
     return found
-
-
-def to_picture(pixels: Floats) -> Image.Image:
-    """(1, 4, H, W), premultiplied RGBA in [-1, 1] -> a straight-alpha RGBA picture."""
-    rgba = (np.clip(pixels[0], -1, 1).transpose(1, 2, 0) + 1) / 2  # (H, W, 4)
-    alpha = np.where(rgba[..., 3:] < 1 / 64, 0.0, rgba[..., 3:])  # faint haze is decoder noise, not glass
-    alpha = np.where(alpha > 1 - 1 / 64, 1.0, alpha)
-    colour = np.where(alpha > 0, rgba[..., :3] / np.maximum(alpha, 1 / 64), 0.0)
-    straight = np.concatenate([np.clip(colour, 0, 1), alpha], axis=-1)
-    return Image.fromarray((straight * 255).round().astype(np.uint8), "RGBA")
 
 
 def read_description(folder: Path) -> dict[str, Any]:

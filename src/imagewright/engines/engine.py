@@ -3,7 +3,8 @@
 `Engine.generate` finds the model, adapts the request to the model's declared capabilities (every change becomes an
 `Adjustment`), calls `_generate`, and wraps the pictures with their records. An engine writes only `models` and
 `_generate`. Where a picture is edited, the engine gets a cut of it at the model's size, and what it draws is set back
-here (editing/place.py), so that no engine can change what the mask keeps.
+here (editing/place.py), so that no engine can change what the mask keeps. For a server, which has several requests at
+a time, an engine says how many it takes (`concurrency`) and which of them are drawn faster together (`lane`).
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from PIL import Image
 
 from imagewright.editing import place
 from imagewright.engines import relative
+from imagewright.engines.lanes import at_once
 from imagewright.errors import ModelNotFoundError, UnsupportedError
 from imagewright.models.samplers import SAMPLERS
 from imagewright.models.steering import Steering
@@ -32,7 +35,7 @@ from imagewright.request import (
     ImageResult,
 )
 from imagewright.source import Source
-from imagewright.watch import Progress, Watch
+from imagewright.watch import Preview, Progress, Watch
 
 __all__ = [
     "Engine",
@@ -65,9 +68,13 @@ class ModelInfo:
 
 
 class Engine(ABC):
-    """Makes pictures with one kind of model. Subclasses give `models` and `_generate`."""
+    """Makes pictures with one kind of model. Subclasses give `models` and `_generate`.
+
+    `concurrency`: how many calls of `generate` may run at once, in threads.
+    """
 
     name: ClassVar[str]
+    concurrency: int = 1
 
     @abstractmethod
     def models(self) -> Sequence[ModelInfo]:
@@ -92,11 +99,25 @@ class Engine(ABC):
             f"No model {name!r} in engine {self.name}.", f"There are: {', '.join(m.name for m in models) or 'none'}."
         )
 
+    def lane(self, request: ImageRequest) -> str | None:
+        """What requests have in common that are drawn faster together, by `generate_many`; None: this one is not."""
+        return None
+
+    def generate_many(
+        self, requests: Sequence[ImageRequest], watches: Sequence[Watch]
+    ) -> list[ImageResult | Exception]:
+        """`generate` for each request with its watch, or the error that it ended with: one does not touch the others.
+        The pictures are those that each request gets alone."""
+        pairs = zip(requests, watches, strict=True)
+        return at_once([partial(self.generate, request, watch) for request, watch in pairs], self.concurrency)
+
     def generate(self, request: ImageRequest, watch: Watch = Watch()) -> ImageResult:
         """Pictures for `request`, with records and adjustments. Raises RequestError and ModelError."""
         model = self.find(request.model)
         adapted, adjustments = adapt(request, model.capabilities)
         cut, said = place.cut(adapted, model.capabilities)
+        if cut is not None and watch.preview is not None:
+            watch = replace(watch, preview=_restored(watch.preview, cut))
         start = time.perf_counter()
         images, more = self._generate(cut.request if cut else adapted, model, watch)
         restored = [cut.restored(image) if cut else (image, {}) for image in images]
@@ -116,6 +137,11 @@ class Engine(ABC):
             size=adapted.size,
             seconds=seconds,
         )
+
+
+def _restored(preview: Preview, cut: place.Cut) -> Preview:
+    """`preview` of the whole picture, for an engine that draws a cut of it."""
+    return lambda index, image: preview(index, cut.restored(image)[0])
 
 
 def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[Adjustment]]:

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 from PIL import Image
 
 from imagewright.data.batch import STYLES
-from imagewright.engines.embedded import to_picture, unread
+from imagewright.engines.embedded import unread
 from imagewright.engines.engine import (
     WORDING,
     Engine,
@@ -24,6 +24,7 @@ from imagewright.engines.engine import (
 from imagewright.errors import ModelError, ModelNotFoundError
 from imagewright.models.technique import Cond, Prompted, Technique
 from imagewright.request import Adjustment, ImageRequest
+from imagewright.source import to_picture
 from imagewright.training.checkpoint import load_model, open_model
 from imagewright.watch import Watch
 

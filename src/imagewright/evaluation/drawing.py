@@ -11,7 +11,6 @@ from pathlib import Path
 from PIL import Image
 
 from imagewright.data.batch import STYLES
-from imagewright.engines.embedded import to_picture
 from imagewright.engines.engine import Engine, ModelInfo
 from imagewright.engines.trained import TrainedEngine
 from imagewright.evaluation.features import Tell
@@ -19,6 +18,7 @@ from imagewright.evaluation.prompts import Item
 from imagewright.models.technique import Cond
 from imagewright.pictures import encode, open_picture, save_atomic
 from imagewright.request import ImageRequest
+from imagewright.source import to_picture
 
 ROWS = 32  # prompts at a time, where the engine takes several
 

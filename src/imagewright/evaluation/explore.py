@@ -24,11 +24,11 @@ from torch import Tensor
 
 from imagewright.data.batch import STYLES
 from imagewright.data.loader import square
-from imagewright.engines.embedded import to_picture
 from imagewright.errors import OutputError, RequestError, UnsupportedError
 from imagewright.models.technique import Cond, Prompted, Technique, Words
 from imagewright.pictures import open_picture, save_atomic
 from imagewright.refine.upscale import lay_on, resample
+from imagewright.source import to_picture
 from imagewright.watch import Progress
 
 FILMS = (".webp", ".gif", ".mp4")

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imagewright.engines.embedded import to_picture
 from imagewright.errors import OutputError
 from imagewright.evaluation.sheet import sheet
 from imagewright.pictures import encode, save_atomic
+from imagewright.source import to_picture
 
 CELL = 128  # pixels of a tile
 MOST = 32  # pictures in the overview; of more, evenly spaced ones
