@@ -98,13 +98,12 @@ class Config:
 
     def section(self, name: str) -> Mapping[str, Any]:
         """The table `name`, which may be dotted (`prices.openai`); empty where there is none. Raises ConfigError."""
-        found: Any = self.tables
+        found: Mapping[str, Any] = self.tables
         for part in name.split("."):
-            found = found.get(part, {})
-            if not isinstance(found, Mapping):
-                raise ConfigError(
-                    f"[{name}] in the configuration is no table.", f"Write it as [{name}] with lines below."
-                )
+            inner = found.get(part, {})
+            if not isinstance(inner, Mapping):
+                raise ConfigError(f"{name} in the configuration is no table.", f"Write [{name}] and its lines below.")
+            found = inner
         return found
 
     def provider(self, name: str) -> Provider:

@@ -40,24 +40,38 @@ def read_bytes(path: Path | str) -> bytes:
     return data
 
 
-def open_picture(source: Path | str | bytes) -> Image.Image:
-    """A fully decoded picture from a path or from bytes; `.format` says PNG, JPEG or WEBP.
+def open_picture(source: Path | str | bytes, *, decode: bool = True) -> Image.Image:
+    """A picture from a path or from bytes, decoded, or for now only its head; `.format` says PNG, JPEG or WEBP.
 
     Raises PictureError on other formats, truncated or broken files, and more than 67 million pixels.
     """
     data = source if isinstance(source, bytes) else read_bytes(source)
     name = "the picture" if isinstance(source, bytes) else repr(str(source))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata is no reason to refuse a picture
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(BytesIO(data), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise PictureError(
-                    f"{name} has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read.",
-                    "Make it smaller first.",
-                )
+    with _as_picture_error(name, data), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd metadata is no reason to refuse a picture
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        image = Image.open(BytesIO(data), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise PictureError(
+                f"{name} has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read.",
+                "Make it smaller first.",
+            )
+        if decode:
             image.load()
+    return image
+
+
+def decode(image: Image.Image) -> None:
+    """Decodes what `open_picture` left for later. Raises PictureError."""
+    with _as_picture_error("the picture"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image.load()
+
+
+@contextmanager
+def _as_picture_error(name: str, data: bytes = b"") -> Iterator[None]:
+    try:
+        yield
     except PictureError:
         raise
     except Exception as error:  # decoders raise many kinds on bad bytes: OSError, SyntaxError, ...
@@ -69,7 +83,6 @@ def open_picture(source: Path | str | bytes) -> Image.Image:
             f"Cannot read {name}: it is not a whole PNG, JPEG or WebP picture ({type(error).__name__}).",
             "Give an undamaged PNG, JPEG or WebP file.",
         ) from error
-    return image
 
 
 def format_of(image: Image.Image) -> str:

@@ -56,6 +56,21 @@ _BUILT_IN = {
     ),
 }
 
+_HOSTED = {
+    name: _Source(f"imagewright.engines.hosted.{name}:{engine}")
+    for name, engine in {
+        "openai": "OpenAIEngine",
+        "cometapi": "CometAPIEngine",
+        "midjourney": "MidjourneyEngine",
+        "stability": "StabilityEngine",
+        "firefly": "FireflyEngine",
+        "bfl": "BFLEngine",
+        "gemini": "GeminiEngine",
+        "openrouter": "OpenRouterEngine",
+        "compatible": "CompatibleEngine",
+    }.items()
+}
+
 
 class Catalog:
     """Finds engines and models. Engines are made on first use and kept."""

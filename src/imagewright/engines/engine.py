@@ -84,7 +84,8 @@ class Engine(ABC):
     def _generate(
         self, request: ImageRequest, model: ModelInfo, watch: Watch
     ) -> tuple[list[Image.Image], list[Adjustment]]:
-        """`request.n` RGBA or RGB pictures for an adapted request (every field is set and within capabilities).
+        """`request.n` RGBA or RGB pictures for an adapted request (every field is set and within capabilities). What
+        the `info["record"]` of one holds, a dict of JSON values, goes into its record.
 
         Its `image` and `mask` (RGBA, transparent where it may change) have `request.size`, the model's own.
         """
@@ -120,12 +121,13 @@ class Engine(ABC):
             watch = replace(watch, preview=_restored(watch.preview, cut))
         start = time.perf_counter()
         images, more = self._generate(cut.request if cut else adapted, model, watch)
+        own = [image.info.pop("record", {}) for image in images]
         restored = [cut.restored(image) if cut else (image, {}) for image in images]
         images = [image for image, _ in restored]
         seconds = time.perf_counter() - start
         adjustments = [*adjustments, *said, *more]
         records = tuple(
-            _record(adapted, model, index, image, adjustments, seconds) | place.sources(adapted) | told
+            _record(adapted, model, index, image, adjustments, seconds) | place.sources(adapted) | told | own[index]
             for index, (image, told) in enumerate(restored)
         )
         return ImageResult(

@@ -1,1 +1,1 @@
-"""Hosted services: one file each for request -> wire and wire -> pictures; base.py has what they share."""
+"""Engines that have a hosted service make the pictures: one file a service, and what they share."""
