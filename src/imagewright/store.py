@@ -64,7 +64,7 @@ pictures = sa.Table(
     sa.Column("seed", sa.BigInteger),
     sa.Column("score", sa.Double),
     sa.Column("created", sa.Double, nullable=False),
-    sa.Column("expires", sa.Double, index=True),
+    sa.Column("expires", sa.Double),
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("parents", sa.Text, nullable=False),
     sa.Column("job", sa.String(64), index=True),
@@ -73,6 +73,8 @@ pictures = sa.Table(
     sa.Index("pictures_by_owner", "owner", "created", "id"),
     sa.Index("pictures_by_time", "created", "id"),
 )
+_ends = pictures.c.expires.is_not(None)
+sa.Index("pictures_by_end", pictures.c.expires, sqlite_where=_ends, postgresql_where=_ends)
 _lexemes = sa.func.array_to_tsvector(sa.func.string_to_array(pictures.c.words, sa.literal_column("' '")))
 sa.Index("pictures_by_word", _lexemes, postgresql_using="gin").ddl_if(dialect="postgresql")
 for _statement in (
