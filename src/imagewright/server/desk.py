@@ -62,6 +62,7 @@ class Desk:
         asked: str | None,
         background: bool = False,
         priority: int = 0,
+        previews: int = 0,
         request_id: str | None = None,
     ) -> Job:
         """Accept an order: when this returns, it survives a crash. Raises ApiError."""
@@ -69,7 +70,7 @@ class Desk:
             raise errors.ApiError(503, "The server is stopping.", "Try again.", type="server_error", retry_after=5)
         job = await run_in_threadpool(
             self._accept, caller, request, kind=kind, asked=asked, background=background, priority=priority,
-            request_id=request_id,
+            previews=previews, request_id=request_id,
         )  # fmt: skip
         if self.worker is not None:
             self.worker.wake()

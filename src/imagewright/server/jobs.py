@@ -38,6 +38,7 @@ jobs = sa.Table(
     sa.Column("order", sa.Text, nullable=False),  # JSON, see orders.py
     sa.Column("background", sa.Boolean, nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("previews", sa.Integer, nullable=False),  # pictures on the way that the client wants to see
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("started", sa.Float),
@@ -72,6 +73,7 @@ class Job:
     order: dict[str, Any]
     background: bool = False
     priority: int = 0
+    previews: int = 0
     state: str = QUEUED
     created: float = field(default_factory=time.time)
     started: float | None = None

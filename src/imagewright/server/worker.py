@@ -9,11 +9,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from imagewright.database import Database
+from imagewright.pictures import encode
 from imagewright.provenance.record import to_json
 from imagewright.provenance.seal import seal
 from imagewright.request import ImageResult
@@ -167,7 +172,10 @@ class Worker:
                 with self.database.write() as connection:
                     jobs.progress(connection, job, done, total)
 
-        return Watch(progress=progress, stop=self._stops[job.id])
+        def preview(index: int, image: Image.Image) -> None:
+            self.hub.tell(job.id, "partial", index=index, file=_preview(image, job.order))
+
+        return Watch(progress=progress, stop=self._stops[job.id], preview=preview, previews=job.previews)
 
     def _deliver(self, job: Job, done: ImageResult | Exception) -> None:
         try:
@@ -175,7 +183,16 @@ class Worker:
                 raise done
             rows, files = self._keep(job, done)
             result = {
-                "pictures": [{"id": row.id, "digest": row.digest, "media_type": row.media_type} for row in rows],
+                "pictures": [
+                    {
+                        "id": row.id,
+                        "digest": row.digest,
+                        "media_type": row.media_type,
+                        "size": [row.width, row.height],
+                        "transparent": _sees_through(image),
+                    }
+                    for row, image in zip(rows, done.images, strict=True)
+                ],
                 "records": [dict(record) for record in done.records],
                 "adjustments": [asdict(one) for one in done.adjustments],
                 "model": done.model,
@@ -225,6 +242,16 @@ class Worker:
             if jobs.finish(connection, job, state, error=told.to_json(), cost=0):
                 self.gateway.settle(connection, job, 0)
         self.hub.tell(job.id, "ended", files={})
+
+
+def _preview(image: Image.Image, order: Mapping[str, Any]) -> bytes:
+    """A picture on the way, in the format that its order asks for."""
+    return encode(image, order.get("output_format", "png"), order.get("output_compression", 100))
+
+
+def _sees_through(image: Image.Image) -> bool:
+    """Whether any pixel of a picture is transparent."""
+    return image.has_transparency_data and bool(np.asarray(image.convert("RGBA"))[..., 3].min() < 255)
 
 
 def _media_type(output_format: str) -> str:
