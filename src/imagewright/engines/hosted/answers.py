@@ -71,13 +71,14 @@ class Answer:
 @dataclass(frozen=True)
 class Refusal:
     """What an error says. `moderated`: refused for what the words or the pictures show. `no_credit`: there is no money
-    left. `ours`: the request is wrong, whatever the status says."""
+    left. `ours`: the request is wrong, whatever the status says. `bad_key`: it does not accept the key."""
 
     message: str
     code: str | None = None
     moderated: bool = False
     no_credit: bool = False
     ours: bool = False
+    bad_key: bool = False
     categories: tuple[str, ...] = ()
 
 
@@ -106,6 +107,11 @@ def text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
     return str(value)[:MAX_TOLD]
+
+
+def string(value: Any) -> str:
+    """All of `value` where it is a string, else nothing."""
+    return value if isinstance(value, str) else ""
 
 
 def dumps(value: Any) -> bytes:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # httpx is loaded with the first call
     import httpx
 
     from imagewright.engines.hosted.call import Call
+    from imagewright.engines.hosted.fitting import Widened
 
 AT_ONCE = 4  # calls of one request for several pictures, where the service makes one a call
 
@@ -87,6 +88,10 @@ class HostedEngine(Engine):
     def refusal(self, status: int, body: Any) -> Refusal:
         """What an error body (its JSON, or None) says. As OpenAI writes it, unless overridden."""
         return openai_refusal(status, body)
+
+    def refusal_in(self, answer: Answer) -> Refusal:
+        """What an answer that is no success says: its body, unless its headers tell more."""
+        return self.refusal(answer.status, answer.json_or_none())
 
     # From here on: what services need not write.
 
@@ -174,6 +179,13 @@ class HostedEngine(Engine):
         except ImagewrightError as error:
             name = self.provider_name or self.name
             raise ProviderError(f"{name} answered with a damaged picture.", "Ask again.", provider=name) from error
+
+    def cut_back(self, image: Image.Image, widened: Widened | None) -> Image.Image:
+        """The part of `image` where the picture is that was widened for the service (None: all of it)."""
+        if widened is None:
+            return image
+        self._whole(image)
+        return widened.cut_back(image)
 
     def each(
         self, request: ImageRequest, one: Callable[[ImageRequest], _T], at_once: int = AT_ONCE

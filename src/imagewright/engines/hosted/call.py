@@ -39,6 +39,7 @@ ATTEMPTS = 3
 FIRST_SPAN, LAST_SPAN = 0.5, 8.0  # seconds
 PATIENCE = 60.0  # seconds of Retry-After that are waited for
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})  # statuses that may pass
+GONE = frozenset({401, 403, 404, 410})  # of a picture that is fetched without a key: its link has ended
 
 _T = TypeVar("_T")
 OnEvent = Callable[[dict[str, Any]], None]
@@ -64,15 +65,16 @@ class Call:
         json: Any = None,
         data: Mapping[str, Any] | None = None,
         files: Any = None,
+        content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         on_event: OnEvent | None = None,
     ) -> Answer:
-        """What the service answers to JSON or a form; `path` is below its base URL, or a URL of its own.
+        """What the service answers to JSON, a form or plain bytes; `path` is below its base URL, or a URL of its own.
 
         `on_event` gets each event where it answers with a stream; the Answer then has no body. Raises ProviderError
         and what is below it, StoppedError.
         """
-        body: dict[str, Any] = {"data": data, "files": files}
+        body: dict[str, Any] = {"data": data, "files": files, "content": content}
         sent = dict(headers or {})
         if json is not None:
             body, sent["content-type"] = {"content": dumps(json)}, "application/json"
@@ -84,12 +86,23 @@ class Call:
         sent = dict(headers or {}) | dict(self.engine.headers(self.provider))
         return self._sent(self._request("GET", self._own(path), sent), self._read, safe=True)
 
+    def put(self, path: str) -> Answer:
+        """What the service answers to a PUT without a body. `path` and errors as for `post`."""
+        request = self._request("PUT", self._own(path), dict(self.engine.headers(self.provider)))
+        return self._sent(request, self._read, safe=True)
+
     def fetch(self, url: Any) -> bytes:
         """A finished picture from where the service says that it lies; the key is not sent there."""
         if not isinstance(url, str) or not self._may_fetch(url):
             raise self.error(f"{self.service} names a place for the picture that is not fetched from.")
-        answer = self._sent(self._request("GET", url, {}), self._read, safe=True)
-        return answer.body
+        try:
+            return self._sent(self._request("GET", url, {}), self._read, safe=True).body
+        except ProviderError as error:
+            if error.status not in GONE:
+                raise
+            raise self.error(
+                f"The picture is no longer where {self.service} put it.", "expired", status=error.status, retryable=True
+            ) from None
 
     def poll(self, look: Callable[[], _T | None], every: float = 1.0) -> _T:
         """What `look` finds, asked again every so many seconds until it is not None. Raises ProviderTimeoutError."""
@@ -131,7 +144,7 @@ class Call:
         if status == 429:
             facts |= {"retryable": True, "retry_after": retry_after}
             return QuotaError(self._clean(f"{who} wants fewer requests: {what}"), "Ask again later.", **facts)
-        if status in (401, 403):
+        if refusal.bad_key or status in (401, 403):
             return CredentialError(
                 self._clean(f"{who} does not accept the key: {what}"), "Check the key, and what it may do.", **facts
             )
@@ -250,7 +263,7 @@ class Call:
             return None, False
         if 300 <= answer.status < 400:
             return self.error(f"{self.service} sends on to another address.", status=answer.status), False
-        refusal = self.engine.refusal(answer.status, answer.json_or_none())
+        refusal = self.engine.refusal_in(answer)
         error = self.refused(refusal, answer.status, _retry_after(answer.headers))
         wanted = answer.headers.get("x-should-retry")
         again = answer.status in (PASSING if safe else self.engine.may_repeat)

@@ -1,14 +1,14 @@
 """Bending a request to what a hosted model takes: shapes, sizes, seeds, words, masks.
 
-Hosted models draw in a few shapes (`16:9`) or sizes only. Without a picture, the nearest is drawn and its middle is cut
-to the shape asked for (`shaped`). With one, the picture is widened to the nearest shape by repeating its edge, and what
-comes back is cut to where the picture was (`Widened`), so that every pixel stays in its place.
+Hosted models draw in a few shapes (`16:9`) or sizes only: the nearest is asked for. A picture that is to be changed is
+widened to that shape by repeating its edge, and what comes back is cut to where the picture was (`Widened`), so that
+every pixel stays in its place.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log, prod, sqrt
 
@@ -19,7 +19,10 @@ from imagewright.editing import masks
 from imagewright.editing.expand import Margins
 from imagewright.errors import UnsupportedError
 from imagewright.pictures import encode
-from imagewright.request import Adjustment, ImageRequest
+from imagewright.request import Adjustment
+from imagewright.resampling import resize
+
+ENOUGH = 0.9  # of the side asked for; a tier of resolution that reaches it will do
 
 Size = tuple[int, int]  # width, height in pixels
 
@@ -47,6 +50,13 @@ def _apart(one: Size, other: Size) -> float:
     return abs(log(one[0] * other[1] / (one[1] * other[0])))
 
 
+def nearest_tier(size: Size, tiers: Mapping[str, int]) -> str:
+    """The first of `tiers` (name: about the side of a square picture; the smallest first) that all but reaches `size`,
+    or the last."""
+    side = ENOUGH * sqrt(prod(size))
+    return next((name for name, reached in tiers.items() if reached >= side), list(tiers)[-1])
+
+
 def allowed_size(size: Size, least: int, most: int, step: int, pixels: int) -> Size:
     """`size` bent to sides of `least` to `most`, multiples of `step`, and at most so many `pixels`; the shape is kept
     as far as that goes."""
@@ -56,21 +66,6 @@ def allowed_size(size: Size, least: int, most: int, step: int, pixels: int) -> S
     while width * height > pixels:
         width, height = (width - step, height) if width >= height else (width, height - step)
     return width, height
-
-
-def shaped(image: Image.Image, size: Size) -> Image.Image:
-    """The middle of `image` in the shape of `size`, not scaled."""
-    scale = min(image.width / size[0], image.height / size[1])
-    width, height = (min(max(1, round(side * scale)), whole) for side, whole in zip(size, image.size, strict=True))
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
-
-
-def drawn_otherwise(request: ImageRequest, drawn: Size) -> list[Adjustment]:
-    """What to say where a picture made from words alone was `drawn` at another size than asked for."""
-    if request.image is not None or request.size is None or drawn == request.size:
-        return []
-    return [Adjustment("size", request.size, drawn, "the nearest that this model draws; then cut and scaled")]
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,9 @@ class Widened:
         shares = [edge / side for edge, side in zip(self.box, (*self.image.size, *self.image.size), strict=True)]
         left, top = floor(shares[0] * drawn.width), floor(shares[1] * drawn.height)
         right, bottom = ceil(shares[2] * drawn.width), ceil(shares[3] * drawn.height)
-        return drawn.crop((left, top, max(left + 1, right), max(top + 1, bottom)))
+        part = drawn.crop((left, top, max(left + 1, right), max(top + 1, bottom)))
+        part.info = {"record": drawn.info["record"]} if "record" in drawn.info else {}
+        return part
 
 
 def white_mask(mask: Image.Image) -> Image.Image:
@@ -125,6 +122,14 @@ def margins_of(mask: Image.Image) -> Margins:
 def inner(image: Image.Image, margins: Margins) -> Image.Image:
     """`image` without its `margins`."""
     return image.crop((margins.left, margins.up, image.width - margins.right, image.height - margins.down))
+
+
+def bounded(image: Image.Image, pixels: int, least: int = 1) -> Image.Image:
+    """`image` (RGB or RGBA, its shape kept) with at most so many `pixels`, and sides of at least `least`."""
+    image = masks.upright(image)
+    scale = max(min(1.0, sqrt(pixels / prod(image.size))), least / min(image.size))
+    width, height = (max(least, round(scale * side)) for side in image.size)
+    return resize(image, (width, height))
 
 
 def flat(image: Image.Image) -> Image.Image:
