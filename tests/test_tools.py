@@ -11,10 +11,12 @@ import pytest
 from editing.scenes import alpha, over, ring
 from PIL import Image
 
-from imagewright import tools
+from imagewright import chain, tools, verbs
 from imagewright.cli import run
+from imagewright.editing.stack import Stack
 from imagewright.pictures import open_picture
 from imagewright.provenance import credentials, metadata
+from imagewright.workshop import Workshop
 
 Out = pytest.CaptureFixture[str]
 
@@ -137,3 +139,17 @@ def test_a_tool_of_another_kind_can_write_a_drawing_too(picture: Path) -> None:
     assert run(["upscale", str(picture), "2", "--format", "svg"]) == 0
     steps = [step["step"] for step in record(picture.with_name("ring-upscale.svg"))["refine"]]
     assert steps[-1] == "vectorise" and len(steps) == 2
+
+
+def test_what_tools_did_can_be_made_again_from_the_original(picture: Path) -> None:
+    green = tools.recolor(picture, "green", region="0,0,32,64")
+    clear = tools.remove_background(green[0])
+    blue = tools.recolor(clear[0], "blue", select="the circle")
+    told = blue.records[0]["edits"]
+    assert [step["verb"] for step in told["steps"]] == ["recolor", "remove_background", "recolor"]
+    stack = Stack.of(json.loads(json.dumps(blue.records[0])))
+    assert stack is not None and stack.steps[2].told() == "recolor the circle blue"
+    again = chain.replayed(stack, Workshop(), [picture.parent])
+    assert np.array_equal(np.asarray(again), np.asarray(blue[0]))
+    back = verbs.undo(blue[0], 2, original=picture)
+    assert np.array_equal(np.asarray(back[0]), np.asarray(green[0]))

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from imagewright.editing import expand, masks, place
+from imagewright.editing import cutout, expand, masks, place
 from imagewright.editing.complete import completed
 from imagewright.editing.expand import Margins
+from imagewright.editing.recolour import recolor
 from imagewright.editing.stack import Beside, Stack, Step
 from imagewright.engines.catalog import DEFAULT_ENGINE
 from imagewright.errors import ImagewrightError, PictureError, RequestError
@@ -152,6 +153,10 @@ def applied(
     """
     if step.verb == "upscale":
         return enlarged(image, step.factor or 1)
+    if step.verb == "remove_background":
+        return _unsigned(cutout.remove_background(image).image)
+    if step.verb == "recolor":
+        return _unsigned(recolor(image, str(step.fields.get("colour")), area_of(image, step)))
     if step.plain and step.mask is not None:
         return continued(image, step.mask)
     if step.plain and step.margins is not None:
@@ -224,6 +229,22 @@ def grown(image: Image.Image, margins: Margins, of_model: bool = True) -> ImageR
     step = {"step": "complete", "by": "patches" if ground is None else "an even ground"}
     record = records.of_tool(of_model, **facts, refine=[step])
     return ImageResult(images=(cut,), records=(record,), model="", engine="", size=cut.size)
+
+
+def area_of(image: Image.Image, step: Step) -> Image.Image | None:
+    """What a `recolor` changes, as editing.recolour takes it (mode L); None: all. Raises RequestError."""
+    if step.mask is not None:
+        return Image.fromarray(masks.hole(step.mask).astype(np.uint8) * 255)
+    if "select" not in step.fields:
+        return None
+    from imagewright.editing.select import select
+
+    return select(image, str(step.fields["select"])).area
+
+
+def _unsigned(image: Image.Image) -> ImageResult:
+    """A step on the way to a picture that is made again, of which only the pixels count."""
+    return ImageResult(images=(image,), records=({},), model="", engine="", size=image.size)
 
 
 def _painted(image: Image.Image, hole: masks.Hole, colour: tuple[int, ...]) -> Image.Image:

@@ -7,16 +7,17 @@ picture was made with, if it was, and says what was done.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from imagewright import chain, vector, verbs
 from imagewright.chain import Opened, Picture
-from imagewright.editing import cutout, masks, place
+from imagewright.editing import cutout, place
 from imagewright.editing import select as selecting
 from imagewright.editing.recolour import recolor as recoloured
+from imagewright.editing.stack import Step
 from imagewright.provenance import record as records
 from imagewright.refine.describe import Caption
 from imagewright.refine.describe import describe as captions
@@ -33,7 +34,7 @@ def remove_background(picture: Picture) -> ImageResult:
     before = _opened(picture)
     found = cutout.remove_background(before.image)
     kept = Adjustment("background", "transparent", "as it is", "the picture is transparent already")
-    return _made(before, found.image, found.step, [kept] if found.already else [])
+    return _made(before, found.image, found.step, [kept] if found.already else [], Step("remove_background", {}))
 
 
 def recolor(
@@ -50,14 +51,13 @@ def recolor(
     The part is given as in verbs.fill. Raises PictureError, RequestError.
     """
     before = _opened(picture)
-    area, said = None, list[Adjustment]()
-    if select is not None and not (mask or region or invert):
-        area = selecting.select(before.image, select).area
-    elif any(one is not None for one in (mask, region, select)):
+    hole, said, by_words = None, list[Adjustment](), select is not None and not (mask or region or invert)
+    if not by_words and any(one is not None for one in (mask, region, select)):
         hole, said = verbs.hole_of(before.image, mask=mask, region=region, select=select, invert=invert)
-        area = Image.fromarray(masks.hole(hole).astype(np.uint8) * 255)
-    step = {"step": "recolour", "colour": colour, **({"select": select} if select else {})}
-    return _made(before, recoloured(before.image, colour, area), step, said)
+    fields = {"colour": colour, **({"select": select} if by_words else {})}
+    step = Step("recolor", fields, mask=hole)
+    done = {"step": "recolour", "colour": colour, **({"select": select} if select else {})}
+    return _made(before, recoloured(before.image, colour, chain.area_of(before.image, step)), done, said, step)
 
 
 def vectorise(picture: Picture) -> ImageResult:
@@ -79,21 +79,27 @@ def _opened(picture: Picture) -> Opened:
 
 
 def _made(
-    before: Opened, image: Image.Image, step: Mapping[str, Any], said: list[Adjustment] | None = None, **facts: Any
+    before: Opened,
+    image: Image.Image,
+    done: Mapping[str, Any],
+    said: list[Adjustment] | None = None,
+    step: Step | None = None,
+    **facts: Any,
 ) -> ImageResult:
-    """A result of a tool. The stack of edits ends here: what was done is no step that could be made again."""
+    """A result of a tool, with its `step` on the stack of edits; without one the stack ends here."""
     made = before.record or {}
-    adjustments = (*before.adjustments, *(said or ()))
     record = records.of_tool(
         before.of_model,
         prompt=str(made.get("prompt") or ""),
         image_sha256=place.digest(before.image),
         size=list(image.size),
-        refine=[dict(step)],
-        adjustments=records.plain(adjustments),
+        refine=[dict(done)],
+        adjustments=records.plain((*before.adjustments, *(said or ()))),
         **facts,
     )
     image.info["imagewright"] = record
-    return ImageResult(
-        images=(image,), records=(record,), model="", engine="", adjustments=adjustments, size=image.size
-    )
+    own = tuple(said or ())
+    result = ImageResult(images=(image,), records=(record,), model="", engine="", adjustments=own, size=image.size)
+    if step is not None:
+        return chain.with_stack(result, step, before)
+    return replace(result, adjustments=(*before.adjustments, *own))

@@ -34,6 +34,7 @@ _PLAIN = {
     *("temperature", "top_k", "top_p", "truncation", "instruction", "feather", "size", "style_weight"),
     *("subject_weight", "tile", "emphasis", "variety", "weird", "stop", "quality", "aspect", "stylize"),
 }
+_OF_TOOLS = ("colour", "select")  # of the verb recolor
 _ADD_ONS = ("controls", "adapters", "embeddings")  # files and models that a record must not choose
 _DEFAULT = {one.name: one.default for one in fields(ImageRequest)}
 _USED = ("seed", "num_inference_steps", "guidance_scale", "sampler", "strength", "feather")  # the engine's word counts
@@ -114,12 +115,13 @@ class Step:
 
     @property
     def plain(self) -> bool:
-        """Whether it needs no model: an `upscale`, or a `fill` without words."""
+        """Whether it needs no model: an `upscale`, a `recolor`, or a `fill` without words."""
         return self.engine is None and "prompt" not in self.fields
 
     def told(self) -> str:
         """One line for people: verb, where, what."""
-        return " ".join(part for part in (self.verb, self.where(), str(self.fields.get("prompt", ""))) if part)
+        what = (str(self.fields.get(name, "")) for name in ("prompt", "select", "colour"))
+        return " ".join(part for part in (self.verb, self.where(), *what) if part)
 
     def where(self) -> str:
         """Where it changed the picture, for people."""
@@ -155,7 +157,7 @@ class Step:
         pictures = {name: tuple(_beside(one) for one in value[name]) for name in PICTURES if name in value}
         return cls(
             verb=_text(value["verb"]),
-            fields={name: value[name] for name in _PLAIN if value.get(name) is not None},
+            fields={name: value[name] for name in (*_PLAIN, *_OF_TOOLS) if value.get(name) is not None},
             engine=_text(value["engine"]) if value.get("engine") else None,
             model=_text(value["model"]) if value.get("model") else None,
             model_digest=_text(value.get("model_digest", "")),
