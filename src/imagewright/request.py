@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from PIL import Image
@@ -24,7 +24,17 @@ FAMILIES = ("vae", "gan", "diffusion", "autoregressive")
 EXTRA_OPTIONS = ("temperature", "top_k", "top_p", "truncation")  # of some techniques only
 MAX_PICTURES = 16  # that a request may bring along, of each kind
 MAX_ASPECT = 20
-QUALITIES = {"auto": 1.0, "low": 0.5, "medium": 1.0, "high": 2.0}  # and the factor on a model's default steps
+QUALITIES = {  # and the factor on a model's default steps
+    "auto": 1.0,
+    "low": 0.5,
+    "medium": 1.0,
+    "standard": 1.0,
+    "high": 2.0,
+    "hd": 2.0,
+    "xhigh": 3.0,
+    "max": 4.0,
+}
+MAX_OPTIONS = 32  # of a hosted model's own, in one request
 
 # Fields that only some models can honour, and whether one that cannot must refuse (else it says an Adjustment).
 FEATURES = {
@@ -107,7 +117,8 @@ class ImageRequest:
     make it look like these, show the same one. `controls`, `adapters` (LoRA) and `embeddings` (textual inversion
     files) belong to pretrained models. `tile`: the picture continues at its opposite edges. `emphasis`: parts of the
     prompt with a weight, as from (x:1.3). `variety` (0-1) spreads the pictures of a batch, `weird` (0-1) leads away
-    from the usual, `stop` (0-1] ends the sampling after that share of its steps.
+    from the usual, `stop` (0-1] ends the sampling after that share of its steps. `provider_options` are a hosted
+    model's own (`moderation`, `input_fidelity`, `user`), by its own names; they never say where a request goes.
     Raises RequestError (with a fix) on values that no model could honour.
     """
 
@@ -156,19 +167,21 @@ class ImageRequest:
     stylize: float = 1.0
     prompt_template: str | None = None
     prompt_choices: tuple[tuple[str, str], ...] = ()
+    provider_options: Mapping[str, Any] = field(default_factory=dict)
     adjustments: tuple[Adjustment, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_words()
-        for field, (name, low, high) in RANGES.items():
-            _check_range(name, getattr(self, field), low, high)
-        for field in ("images", "style_images", "subject_images", "controls", "adapters", "embeddings"):
-            _check_range(f"the number of {field.replace('_', ' ')}", len(getattr(self, field)), 0, MAX_PICTURES)
+        for own, (name, low, high) in RANGES.items():
+            _check_range(name, getattr(self, own), low, high)
+        for own in ("images", "style_images", "subject_images", "controls", "adapters", "embeddings"):
+            _check_range(f"the number of {own.replace('_', ' ')}", len(getattr(self, own)), 0, MAX_PICTURES)
         for name, sides in (("size", self.size), ("an aspect", self.aspect)):
             for side in sides or ():
                 _check_range(f"each side of {name}", side, 1, MAX_SIDE)
         if self.aspect is not None:
             _check_range("an aspect's width by height", self.aspect[0] / self.aspect[1], 1 / MAX_ASPECT, MAX_ASPECT)
+        _check_range("the number of provider options", len(self.provider_options), 0, MAX_OPTIONS)
         self._check_choices()
         self._check_pictures()
 
@@ -242,6 +255,10 @@ class Capabilities:
     `default_size` is what a request without a size gets (None: the native one).
     `sides` (least, most, multiple of): the model itself draws at every size with such sides, best at about the native
     area, so that edits reach it at sizes of their own (None: at `size` only).
+    Without `any_size`, another size than these becomes the nearest that the model can draw: one of `sizes`, or with
+    `sides` one of at least and at most so many `pixels` in all, and sides of at most the `ratio`. `strength`: how much
+    of a picture may change can be said. `qualities`: those that it knows by name (empty: by its steps, if at all).
+    `max_prompt` characters (0: MAX_PROMPT). `provider_options`: those that it takes ("*": any).
     `max_prompt_tokens` 0 means unknown. `styles` and `samplers` list the allowed names; empty: the field is unused.
     `options` names those of EXTRA_OPTIONS and `features` those of FEATURES that the model honours.
     """
@@ -250,6 +267,9 @@ class Capabilities:
     any_size: bool = True
     default_size: tuple[int, int] | None = None
     sides: tuple[int, int, int] | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
+    pixels: tuple[int, int] | None = None
+    ratio: float | None = None
     max_n: int = MAX_N
     seed: bool = True
     negative_prompt: bool = False
@@ -257,11 +277,15 @@ class Capabilities:
     guidance: bool = False
     image: bool = False
     mask: bool = False
+    strength: bool = True
     transparent: bool = False
     styles: tuple[str, ...] = ()
     samplers: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    qualities: tuple[str, ...] = ()
+    provider_options: tuple[str, ...] = ()
+    max_prompt: int = 0
     max_prompt_tokens: int = 0
     default_steps: int | None = None
     default_guidance: float | None = None

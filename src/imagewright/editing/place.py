@@ -21,6 +21,7 @@ from imagewright.editing import changed, masks
 from imagewright.editing.fields import depth, shrunk, surroundings, thickness
 from imagewright.editing.masks import Hole
 from imagewright.editing.matching import matched, premultiplied
+from imagewright.editing.shapes import shaped
 from imagewright.errors import ModelError
 from imagewright.request import Adjustment, Capabilities, ImageRequest
 from imagewright.resampling import resize
@@ -146,6 +147,7 @@ def frame(hole: Hole, can: Capabilities) -> tuple[Box, Size]:
     height, width = hole.shape
     left, top, right, bottom = masks.bounds(hole)
     span = (right - left, bottom - top)
+    can = shaped((min(width, ceil(CONTEXT * span[0])), min(height, ceil(CONTEXT * span[1]))), can)
     want = tuple(max(native, CONTEXT * side) for native, side in zip(can.size, span, strict=True))
     if can.sides is not None:
         w, h = min(width, ceil(want[0])), min(height, ceil(want[1]))
@@ -181,6 +183,7 @@ def _placed(middle: float, side: int, whole: int) -> int:
 
 def _whole(picture: Size, can: Capabilities) -> tuple[Box, Size]:
     """All of a picture, padded to the model's aspect, and the size at which it is drawn."""
+    can = shaped(picture, can)
     if can.sides is not None:
         return (0, 0, *picture), free_size(picture, can)
     scale = max(whole / native for whole, native in zip(picture, can.size, strict=True))

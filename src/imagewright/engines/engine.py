@@ -20,9 +20,10 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from imagewright.editing import place
+from imagewright.editing.shapes import nearest
 from imagewright.engines import relative
 from imagewright.engines.lanes import at_once
-from imagewright.errors import ModelNotFoundError, UnsupportedError
+from imagewright.errors import ModelNotFoundError, PromptError, UnsupportedError
 from imagewright.models.samplers import SAMPLERS
 from imagewright.models.steering import Steering
 from imagewright.request import (
@@ -163,6 +164,10 @@ def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[
         raise UnsupportedError(
             f"This model has no sampler {request.sampler!r}.", f"It has: {', '.join(can.samplers) or 'none'}."
         )
+    if can.max_prompt and len(request.prompt) > can.max_prompt:
+        raise PromptError(
+            f"The prompt has {len(request.prompt):,} characters; this model reads {can.max_prompt:,}.", "Shorten it."
+        )
     unheard = [name for name in FEATURES if name not in can.features and getattr(request, name) != _PLAIN[name]]
     for name in unheard:
         if FEATURES[name]:
@@ -191,13 +196,20 @@ def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[
         bend(name, _PLAIN[name], f"this model has no {_said(name)}")
     for name, used, reason in (*kept(request), *relative.unmet(request, can)):
         bend(name, used, reason)
+    if request.strength is not None and not can.strength:
+        bend("strength", None, "this model takes no strength; the words say what changes")
+    if "*" not in can.provider_options and (foreign := set(request.provider_options) - set(can.provider_options)):
+        taken = {name: value for name, value in request.provider_options.items() if name not in foreign}
+        bend("provider_options", taken, f"this model has no {', '.join(sorted(foreign))}")
     if request.image is not None:
-        changes["strength"] = strength_of(request)
+        if can.strength:
+            changes["strength"] = strength_of(request)
         changes["size"] = request.image.size if request.size is None or request.mask else request.size
     elif request.size is None:
         changes["size"] = relative.size_of(request, can)
-    elif request.size != can.size and not can.any_size:
-        bend("size", can.size, "this model makes one size only")
+    elif not can.any_size and (drawn := nearest(request.size, can)) != request.size:
+        several = can.sizes or can.sides
+        bend("size", drawn, "the nearest that this model makes" if several else "this model makes one size only")
     if can.seed and request.seed is None:
         changes["seed"] = secrets.randbelow(MAX_SEED)
     if can.steps and request.num_inference_steps is None:
@@ -297,6 +309,7 @@ def seed_of(request: ImageRequest, index: int) -> int:
     return (request.seed + index) % MAX_SEED
 
 
+_ABOUT_THE_USER = ("user", "safety_identifier")  # provider options that no picture tells
 _TOLD = ("emphasis", "variety", "weird", "stop", "tile", "prompt_template", "prompt_choices")  # where they were used
 
 
@@ -310,6 +323,7 @@ def _record(
 ) -> dict[str, Any]:
     from imagewright import __version__
 
+    options = {name: value for name, value in request.provider_options.items() if name not in _ABOUT_THE_USER}
     return {
         "software": f"imagewright {__version__}",
         "engine": model.engine,
@@ -326,6 +340,7 @@ def _record(
         "sampler": request.sampler,
         **{name: getattr(request, name) for name in EXTRA_OPTIONS if getattr(request, name) is not None},
         **{name: getattr(request, name) for name in _TOLD if getattr(request, name) != getattr(ImageRequest, name)},
+        **({"provider_options": options} if options else {}),
         "background": request.background,
         "size": list(image.size),
         "adjustments": [asdict(a) for a in adjustments],

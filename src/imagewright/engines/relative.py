@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from imagewright.editing.shapes import nearest
 from imagewright.request import MAX_SIDE, QUALITIES, Capabilities, ImageRequest
 
 MULTIPLE = 8  # that sides made from an aspect are of
@@ -14,13 +15,19 @@ MULTIPLE = 8  # that sides made from an aspect are of
 def size_of(request: ImageRequest, can: Capabilities) -> tuple[int, int]:
     """The model's usual size, or one of its area with the aspect asked for."""
     usual = can.default_size or can.size
-    if request.aspect is None or not can.any_size:
+    if request.aspect is None or one_size(can):
         return usual
     ratio = request.aspect[0] / request.aspect[1]
     if ratio == usual[0] / usual[1]:
         return usual
     height = math.sqrt(math.prod(usual) / ratio)
-    return _side(height * ratio), _side(height)
+    size = _side(height * ratio), _side(height)
+    return size if can.any_size else nearest(size, can)
+
+
+def one_size(can: Capabilities) -> bool:
+    """Whether nothing but the model's own size comes out."""
+    return not (can.any_size or can.sizes or can.sides)
 
 
 def _side(length: float) -> int:
@@ -49,15 +56,23 @@ def unmet(request: ImageRequest, can: Capabilities) -> Iterator[tuple[str, Any, 
             yield "aspect", None, "the picture has its own shape"
         elif request.size is not None:
             yield "aspect", None, "the size was asked for"
-        elif not can.any_size:
+        elif one_size(can):
             yield "aspect", None, "this model makes one size only"
     if request.stylize != 1:
         if not can.guidance or can.default_guidance is None:
             yield "stylize", 1.0, "this model has no guidance"
         elif request.guidance_scale is not None:
             yield "stylize", 1.0, "the guidance was asked for"
-    if QUALITIES[request.quality] != 1:
+    if can.qualities:
+        if request.quality != "auto" and request.quality not in can.qualities:
+            yield "quality", _quality(request.quality, can), "this model knows it by another name, or not so much of it"
+    elif QUALITIES[request.quality] != 1:
         if not can.steps or can.default_steps is None:
             yield "quality", "auto", "this model has no steps"
         elif request.num_inference_steps is not None:
             yield "quality", "auto", "the number of steps was asked for"
+
+
+def _quality(asked: str, can: Capabilities) -> str:
+    """The nearest of the qualities that a model knows by name."""
+    return min(can.qualities, key=lambda name: abs(QUALITIES[name] - QUALITIES[asked]))
