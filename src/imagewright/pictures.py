@@ -74,6 +74,10 @@ def _as_picture_error(name: str, data: bytes = b"") -> Iterator[None]:
         yield
     except PictureError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError(
+            f"{name} has far too many pixels; at most {MAX_PIXELS:,} are read.", "Make it smaller first."
+        ) from error
     except Exception as error:  # decoders raise many kinds on bad bytes: OSError, SyntaxError, ...
         if b"<svg" in data[:4096]:
             raise PictureError(

@@ -61,7 +61,7 @@ pictures = sa.Table(
     sa.Column("model", sa.Text, nullable=False),
     sa.Column("engine", sa.Text, nullable=False),
     sa.Column("prompt", sa.Text, nullable=False),
-    sa.Column("seed", sa.BigInteger),
+    sa.Column("seed", sa.BigInteger, index=True),
     sa.Column("score", sa.Double),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("expires", sa.Double),
