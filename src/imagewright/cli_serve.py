@@ -61,4 +61,6 @@ def _settings(**given: Any) -> Any:
 
     variables = {"admin_key": "IMAGEWRIGHT_ADMIN_KEY", "database": "IMAGEWRIGHT_DATABASE"}
     told = {name: os.environ.get(variable) for name, variable in variables.items()}
-    return settings.read(config.read().section("server"), **told | {k: v for k, v in given.items() if v is not None})
+    found = config.read()
+    tables = {name: found.section(name) for name in ("models", "routes", "prices")}
+    return settings.read(found.section("server"), **tables, **told | {k: v for k, v in given.items() if v is not None})

@@ -12,12 +12,15 @@ from starlette.concurrency import run_in_threadpool
 
 from imagewright.database import Database
 from imagewright.request import ImageRequest
-from imagewright.server import errors, jobs, orders
+from imagewright.server import errors, idempotency, jobs, orders
+from imagewright.server.allowance import dollars
 from imagewright.server.gateway import Gateway
 from imagewright.server.hub import Hub, News
+from imagewright.server.idempotency import Once
 from imagewright.server.jobs import Job
-from imagewright.server.security import Caller
+from imagewright.server.security import Caller, tell
 from imagewright.server.settings import DAY, Settings
+from imagewright.server.usage import CANCELLED
 from imagewright.server.worker import Worker
 from imagewright.store import Row, Store, new_id
 
@@ -64,20 +67,28 @@ class Desk:
         priority: int = 0,
         previews: int = 0,
         request_id: str | None = None,
+        once: Once | None = None,
+        relay: bool = False,
     ) -> Job:
-        """Accept an order: when this returns, it survives a crash. Raises ApiError."""
+        """Accept an order: when this returns, it survives a crash. Raises ApiError.
+
+        With `once` it may be the job of an earlier request (idempotency.py). `relay`: a hosted service's own files will
+        do, and nobody asks for them later.
+        """
         if self.closing:
             raise errors.ApiError(503, "The server is stopping.", "Try again.", type="server_error", retry_after=5)
         job = await run_in_threadpool(
             self._accept, caller, request, kind=kind, asked=asked, background=background, priority=priority,
-            previews=previews, request_id=request_id,
+            previews=previews, request_id=request_id, once=once, relay=relay and not background and once is None,
         )  # fmt: skip
         if self.worker is not None:
             self.worker.wake()
         return job
 
-    def _accept(self, caller: Caller, request: ImageRequest, *, asked: str | None, **facts: Any) -> Job:
-        choice = self.gateway.choose(caller, asked, request)
+    def _accept(
+        self, caller: Caller, request: ImageRequest, *, asked: str | None, once: Once | None, relay: bool, **facts: Any
+    ) -> Job:
+        choice = self.gateway.choose(caller, asked, request, relay and self.worker is not None)
         brought: dict[str, Row] = {}  # pictures that the job needs, with rows of their own, so that they stay
 
         def save(data: bytes, size: tuple[int, int]) -> str:
@@ -100,10 +111,13 @@ class Desk:
             pool=choice.pool,
             lane=choice.lane,
             order=order,
-            reserved=choice.estimate,
+            plan=choice.plan,
+            reserved=choice.estimate or 0,
             **facts,
         )
         with self.database.write() as connection:
+            if once is not None and (first := idempotency.earlier(connection, self.database.insert, once, job)):
+                return first
             jobs.add(connection, job, self.settings.queue)
             self.gateway.reserve(connection, caller, job)
             self.store.enter(connection, [replace(row, job=job.id) for row in brought.values()])
@@ -155,6 +169,8 @@ class Desk:
         if job.error is not None:
             raise errors.ApiError.from_json(job.error)
         assert job.result is not None
+        if job.cost is not None:
+            tell(**{"x-imagewright-cost": dollars(job.cost)})
         found = {p["id"]: files.get(p["id"]) or self.store.load(p["digest"]) for p in job.result["pictures"]}
         return Outcome(job, found)
 
@@ -168,7 +184,7 @@ class Desk:
         with self.database.write() as connection:
             job = jobs.get(connection, job_id)
             if job is not None and jobs.cancel_waiting(connection, job_id):
-                self.gateway.settle(connection, job, 0)
+                self.gateway.settle(connection, job, CANCELLED)
         if self.worker is not None:
             self.worker.cancel(job_id)
         self.hub.tell(job_id, "cancelled")

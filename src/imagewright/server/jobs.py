@@ -36,6 +36,7 @@ jobs = sa.Table(
     sa.Column("pool", sa.Text, nullable=False),  # local: uses this machine's cores; hosted: waits for others
     sa.Column("lane", sa.Text),  # orders of one lane may be drawn together
     sa.Column("order", sa.Text, nullable=False),  # JSON, see orders.py
+    sa.Column("plan", sa.Text),  # JSON, see routes.py
     sa.Column("background", sa.Boolean, nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("previews", sa.Integer, nullable=False),  # pictures on the way that the client wants to see
@@ -71,6 +72,7 @@ class Job:
     pool: str = "local"
     lane: str | None = None
     order: dict[str, Any]
+    plan: dict[str, Any] | None = None
     background: bool = False
     priority: int = 0
     previews: int = 0
@@ -221,7 +223,7 @@ def listed(
 
 
 _COUNT_OPEN = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.state.in_(OPEN))
-_JSON = ("order", "result", "error")
+_JSON = ("order", "plan", "result", "error")
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

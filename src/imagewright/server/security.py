@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -28,19 +29,35 @@ Send = Callable[[Message], Awaitable[None]]
 class Caller:
     """Who asks: the id of the key (`owner` of all that is made with it) and what the key may do.
 
-    `models` None: all. An admin sees and may cancel what others made.
+    `models`: patterns of names, None: all. `budget`: µ$ that the key may spend, None: no bound. An admin sees and may
+    cancel what others made.
     """
 
     key_id: str
     name: str = ""
     scopes: frozenset[str] = field(default_factory=frozenset)
-    models: frozenset[str] | None = None
-    limits: Any = None
+    models: tuple[str, ...] | None = None
+    budget: int | None = None
+
+    @property
+    def is_key(self) -> bool:
+        """Whether it is one of the virtual keys (keys.py), with limits and a budget."""
+        return self.key_id.startswith("key_")
 
     @property
     def is_admin(self) -> bool:
         """Whether everything is allowed."""
         return "admin" in self.scopes
+
+
+_answer: ContextVar[dict[str, str] | None] = ContextVar("answer", default=None)
+
+
+def tell(**headers: str) -> None:
+    """Add headers to the answer of the request that is being worked on (in this task, or in a thread of its own)."""
+    more = _answer.get()
+    if more is not None:
+        more |= headers
 
 
 EVERYBODY = Caller("local", "everybody on this machine", frozenset(SCOPES))
@@ -95,11 +112,18 @@ class Guard:
         started = time.perf_counter()
         request_id = f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
+        told: dict[str, str] = {}
+        _answer.set(told)
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 took = f"{(time.perf_counter() - started) * 1000:.0f}"
-                more = {"x-request-id": request_id, "openai-processing-ms": took, "x-content-type-options": "nosniff"}
+                more = {
+                    "x-request-id": request_id,
+                    "openai-processing-ms": took,
+                    "x-content-type-options": "nosniff",
+                    **told,
+                }
                 message["headers"] = [
                     *message.get("headers", ()),
                     *((name.encode(), value.encode()) for name, value in more.items()),

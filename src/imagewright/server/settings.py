@@ -21,6 +21,7 @@ class Settings:
     `admin_key` may do everything, also make keys; without it and without keys, everybody on this machine may do
     everything, and any other bind than loopback is refused. `models` maps what clients ask for to a model of ours;
     a name that is not listed there nor by the catalog goes to `default_model` only if it is one of the world's ids.
+    `routes` and `prices` are those tables of the configuration (routes.py, prices.py).
     `work`: draw pictures in this process; without it, `imagewright worker` processes do. `url_seconds`: how long an
     image's URL works. `public_url`: what clients reach the server by, if it is not the Host that they name.
     """
@@ -33,6 +34,8 @@ class Settings:
     admin_key: str | None = field(default=None, repr=False)
     default_model: str | None = None
     models: Mapping[str, str] = field(default_factory=dict)
+    routes: Mapping[str, Any] = field(default_factory=dict)
+    prices: Mapping[str, Any] = field(default_factory=dict)
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     public_url: str | None = None

@@ -21,12 +21,13 @@ from imagewright.database import Database
 from imagewright.pictures import encode
 from imagewright.provenance.record import to_json
 from imagewright.provenance.seal import seal
-from imagewright.request import ImageResult
+from imagewright.request import ImageRequest, ImageResult
 from imagewright.server import errors, jobs, orders
 from imagewright.server.gateway import Gateway
 from imagewright.server.hub import Hub
 from imagewright.server.jobs import Job
 from imagewright.server.settings import DAY, Settings
+from imagewright.server.usage import Bill
 from imagewright.store import Row, Store, new_id
 from imagewright.watch import Stop, Watch
 
@@ -139,7 +140,7 @@ class Worker:
             for job in given_up:
                 error = errors.ApiError(500, "The work was begun several times and never ended.", type="server_error")
                 if jobs.finish(connection, job, jobs.FAILED, error=error.to_json(), cost=0):
-                    self.gateway.settle(connection, job, 0)
+                    self.gateway.settle(connection, job, Bill(status=error.status, error=error.code))
         if again:
             self.wake()
 
@@ -151,8 +152,8 @@ class Worker:
                     work.append((job, orders.from_json(job.order, self.store.load), self._watch(job)))
                 except Exception as error:
                     self._failed(job, error)
-            for (job, _, _), done in zip(work, self.gateway.make(work), strict=True):
-                self._deliver(job, done)
+            for (job, request, _), done in zip(work, self.gateway.make(work), strict=True):
+                self._deliver(job, request, done)
         except Exception:
             log.exception("a job could not be ended")
         finally:
@@ -177,7 +178,7 @@ class Worker:
 
         return Watch(progress=progress, stop=self._stops[job.id], preview=preview, previews=job.previews)
 
-    def _deliver(self, job: Job, done: ImageResult | Exception) -> None:
+    def _deliver(self, job: Job, request: ImageRequest, done: ImageResult | Exception) -> None:
         try:
             if isinstance(done, Exception):
                 raise done
@@ -199,11 +200,12 @@ class Worker:
                 "engine": done.engine,
                 "seconds": done.seconds,
             }
+            bill = self.gateway.bill(request, done)
             with self.database.write() as connection:
-                if not jobs.finish(connection, job, jobs.DONE, result=result, cost=0):
+                if not jobs.finish(connection, job, jobs.DONE, result=result, cost=bill.cost):
                     return
                 self.store.enter(connection, rows)
-                self.gateway.settle(connection, job, 0)
+                self.gateway.settle(connection, job, bill)
             self.hub.tell(job.id, "ended", files=files)
         except Exception as error:
             self._failed(job, error)
@@ -240,7 +242,7 @@ class Worker:
         state = jobs.CANCELLED if told.code == "cancelled" else jobs.FAILED
         with self.database.write() as connection:
             if jobs.finish(connection, job, state, error=told.to_json(), cost=0):
-                self.gateway.settle(connection, job, 0)
+                self.gateway.settle(connection, job, Bill(status=told.status, error=told.code))
         self.hub.tell(job.id, "ended", files={})
 
 
