@@ -21,6 +21,7 @@ from imagewright import (
     cli_evaluation,
     cli_explore,
     cli_grid,
+    cli_keys,
     cli_models,
     cli_serve,
     cli_tools,
@@ -309,6 +310,7 @@ cli_training.add_to(app)
 cli_evaluation.add_to(app)
 cli_compare.add_to(app)
 cli_serve.add_to(app)
+cli_keys.add_to(app)
 cli_explore.add_to(app)
 cli_grid.add_to(app)
 cli_tools.add_to(app)

@@ -32,7 +32,7 @@ def serve(
     Point any OpenAI client at http://127.0.0.1:8000/v1. On another address than loopback it needs
     IMAGEWRIGHT_ADMIN_KEY.
     """
-    settings = _settings(host=host, port=port, database=database, folder=folder, default_model=model, work=work)
+    settings = settings_for(host=host, port=port, database=database, folder=folder, default_model=model, work=work)
     try:
         import uvicorn
 
@@ -52,7 +52,7 @@ def serve(
     )
 
 
-def _settings(**given: Any) -> Any:
+def settings_for(**given: Any) -> Any:
     """Settings from the command line, then the environment, then the configuration."""
     import os
 
