@@ -165,7 +165,7 @@ def _masked(request: ImageRequest, model: str, seed: int | None) -> Task:
     return Task({"prompt": request.prompt, "image": fitting.png_base64(image), **sides, **body}, None, said)
 
 
-class BflEngine(HostedEngine):
+class BFLEngine(HostedEngine):
     """Pictures from Black Forest Labs."""
 
     name, base_url = "bfl", BASE_URL
