@@ -84,11 +84,22 @@ class Watch:
         if self.stop is not None and self.stop.is_set():
             raise StoppedError("The work was stopped.", "Ask again if you still want it.")
 
-    def due(self, done: int, total: int) -> int | None:
-        """Which preview shows what there is after `done` of `total` steps; None: none, do not compute one."""
+    def seen(self, kind: str, step: int, total: int, picture: Callable[[], Any], **facts: Any) -> None:
+        """What there is after `step` (from 0) of `total`, for the trace and for a preview that is due: `picture` gives
+        its pixels, and is called only if anybody looks."""
+        due = self.due(step, step + 1, total)
+        if self.tracing or due is not None:
+            pixels = picture()
+            self.shown(kind, step, pixels, **facts)
+            if due is not None:
+                self.previewed(due, pixels)
+
+    def due(self, before: int, done: int, total: int) -> int | None:
+        """Which preview to make where `done` of `total` steps are over and `before` were the last time; None: none."""
         count = min(self.previews, total - 1) if self.preview is not None else 0
-        marks = [(index + 1) * total // (count + 1) for index in range(count)]
-        return marks.index(done) if done in marks else None
+        marks = [(index + 1) * total // (count + 1) for index in range(count)]  # none at the end: that is the picture
+        passed = [index for index, mark in enumerate(marks) if before < mark <= done < total]
+        return passed[-1] if passed else None
 
     def previewed(self, index: int, pixels: Any) -> None:
         """The preview that is due: pixels (4, H, W), premultiplied RGBA in about [-1, 1]."""
@@ -104,3 +115,15 @@ class Watch:
         """Something to keep: a numpy array or a torch tensor on the CPU."""
         if self.trace is not None:
             self.trace(kind, index, np.asarray(array, dtype=np.float32), facts)
+
+
+def shared(watch: Watch, count: int) -> Callable[[int, int, int], None]:
+    """Tells `watch` of `count` like things that are done at once: called with (which, its steps done, its steps)."""
+    lock, done = Lock(), [0] * count
+
+    def told(which: int, steps: int, total: int) -> None:
+        with lock:
+            done[which] = steps
+            watch.told(sum(done), count * total)
+
+    return told

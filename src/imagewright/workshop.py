@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from threading import Lock, Semaphore
+from threading import Lock
 from typing import Any
 
 from PIL import Image
@@ -16,14 +16,12 @@ from imagewright import vector
 from imagewright.editing import cutout
 from imagewright.engines.catalog import Catalog
 from imagewright.engines.engine import Engine, adapt
-from imagewright.engines.lanes import at_once
+from imagewright.engines.lanes import Seats, at_once
 from imagewright.pictures import open_picture
 from imagewright.provenance import record
 from imagewright.refine import choose, upscale
 from imagewright.request import Adjustment, ImageRequest, ImageResult, joined
 from imagewright.watch import Preview, Progress, Say, Stop, Tracer, Watch
-
-WAIT = 0.1  # seconds between two looks at whether the work is still wanted
 
 
 class Workshop:
@@ -33,7 +31,7 @@ class Workshop:
         self, catalog: Catalog | None = None, judges: choose.Judges = choose.shipped_judges, say: Say | None = None
     ) -> None:
         self.catalog, self.judges, self.say = catalog or Catalog(), judges, say
-        self._lock, self._seats = Lock(), dict[str, Semaphore]()
+        self._lock, self._seats = Lock(), dict[str, Seats]()
 
     def make(
         self,
@@ -75,13 +73,9 @@ class Workshop:
     def _draw(self, engine: Engine, request: ImageRequest, watch: Watch) -> ImageResult:
         """`engine.generate`, as soon as the engine takes one more."""
         with self._lock:
-            seats = self._seats.setdefault(engine.name, Semaphore(engine.concurrency))
-        while not seats.acquire(timeout=WAIT):
-            watch.check()
-        try:
+            seats = self._seats.setdefault(engine.name, Seats(engine.concurrency))
+        with seats.one(watch):
             return engine.generate(request, watch)
-        finally:
-            seats.release()
 
 
 def _finished(preview: Preview | None, engine: Engine, request: ImageRequest) -> Preview | None:

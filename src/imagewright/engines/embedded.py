@@ -1,7 +1,8 @@
 """The engine that needs no torch: ONNX Runtime for the networks, numpy around them.
 
 Models are folders made by `imagewright export`; some ship in the package. Each picture is computed alone (guidance
-makes it two rows), so its pixels depend on its seed and never on how many were asked for.
+makes it two rows), so its pixels depend on its seed and never on how many were asked for, or by how many at once:
+several are drawn side by side (lanes.py), from any threads.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import json
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,7 @@ from imagewright.engines.engine import (
     source_of,
     steering_of,
 )
+from imagewright.engines.lanes import Seats, all_of, at_once, cores
 from imagewright.engines.runners import runner
 from imagewright.errors import ModelCorruptError, ModelNotFoundError
 from imagewright.models.steering import Steering
@@ -37,7 +41,7 @@ from imagewright.request import Adjustment, ImageRequest
 from imagewright.source import to_picture
 from imagewright.text import Tokenizer
 from imagewright.text_encoder import NumpyTextEncoder, digest, read_packed, shipped
-from imagewright.watch import Watch
+from imagewright.watch import Watch, shared
 
 FORMAT = 2
 TEXT = "text.safetensors"
@@ -64,9 +68,16 @@ class EmbeddedEngine(Engine):
 
     name = "embedded"
 
-    def __init__(self, folders: Sequence[Path] | None = None) -> None:
+    def __init__(self, folders: Sequence[Path] | None = None, lanes: int | None = None) -> None:
+        """`lanes`: pictures drawn at once, by default one a core."""
         self._folders = list(folders) if folders is not None else _default_folders()
-        self._loaded: dict[Path, ExportedModel] = {}
+        self._lanes = Seats(lanes or cores())
+        self.concurrency = 2 * self._lanes.count  # so that the next one's words are read meanwhile
+        self._lock, self._loaded = Lock(), dict[Path, ExportedModel]()
+
+    def lane(self, request: ImageRequest) -> str | None:
+        """All of this engine's go together."""
+        return self.name
 
     def models(self) -> Sequence[ModelInfo]:
         """The models in the engine's folders, the default first."""
@@ -81,9 +92,10 @@ class EmbeddedEngine(Engine):
     def load(self, model: ModelInfo) -> ExportedModel:
         """The model's networks, kept for the next call."""
         folder = Path(model.extra["path"])
-        if folder not in self._loaded:
-            self._loaded[folder] = ExportedModel(folder)
-        return self._loaded[folder]
+        with self._lock:
+            if folder not in self._loaded:
+                self._loaded[folder] = ExportedModel(folder, self._lanes)
+            return self._loaded[folder]
 
     def _generate(
         self, request: ImageRequest, model: ModelInfo, watch: Watch
@@ -92,20 +104,26 @@ class EmbeddedEngine(Engine):
 
 
 class ExportedModel:
-    """An exported model, its files verified, ready to run."""
+    """An exported model, its files verified, ready to run, also from several threads."""
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, lanes: Seats | None = None) -> None:
         self.folder = folder
         self.description = read_description(folder)
         self.runtime: Mapping[str, Any] = self.description["runtime"]
         self.tokenizer = Tokenizer()
         self._runner = runner(self.description["technique"])
-        self._threads = threads
-        self._sessions: dict[str, Any] = {}
+        self._cores = cores()
+        self._lanes = lanes or Seats(self._cores)
+        self._lock, self._sessions = Lock(), dict[tuple[str, int], Any]()
 
-    @cached_property
+    @property
     def encode_text(self) -> NumpyTextEncoder:
         """The text encoder that the model was trained with. Raises ModelCorruptError if the shipped one is another."""
+        with self._lock:
+            return self._text_encoder
+
+    @cached_property
+    def _text_encoder(self) -> NumpyTextEncoder:
         packed = shipped()
         if TEXT in self.description["files"]:
             read_verified(self.folder, TEXT, self.description["files"])
@@ -118,18 +136,23 @@ class ExportedModel:
 
     def run(self, part: str, outputs: Sequence[str] | None = None, **inputs: NDArray[Any]) -> list[Floats]:
         """The outputs of a part; only those named in `outputs` are computed, if any are."""
-        if part not in self._sessions:
-            self._sessions[part] = self._open(part)
-        result: list[Floats] = self._sessions[part].run(outputs, inputs)
+        wide = part in self._runner.WIDE and self._lanes.taken < self._cores
+        result: list[Floats] = self._session(part, self._cores if wide else 1).run(outputs, inputs)
         return result
 
-    def _open(self, part: str) -> Any:
+    def _session(self, part: str, threads: int) -> Any:
+        with self._lock:
+            if (part, threads) not in self._sessions:
+                self._sessions[part, threads] = self._open(part, threads)
+            return self._sessions[part, threads]
+
+    def _open(self, part: str, threads: int) -> Any:
         import onnxruntime
 
         data = read_verified(self.folder, f"{part}.onnx", self.description["files"])
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = self._threads or _cores()
+        options.intra_op_num_threads = threads
         # Threads that spin between runs take the cores from numpy's: 120 ms became 48 for a picture in four steps.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
@@ -140,16 +163,18 @@ class ExportedModel:
         options = options_of(request, self.description["sampling"])
         source = source_of(request, tuple(self.description["size"]))
         pieces = tuple(self.tokenizer.names(request.prompt, self.description["max_tokens"]))
-        images = []
-        for index in range(request.n):
+        told = shared(watch, request.n)
 
-            def told(done: int, total: int, before: int = index) -> None:
-                watch.told(before * total + done, request.n * total)
-
-            one = Watch(told, watch.trace, pieces)
+        def drawn(index: int) -> Image.Image:
+            one = replace(
+                watch, progress=partial(told, index), words=pieces, preview=watch.preview if index == 0 else None
+            )
             said = self.steered(words, request.prompt, steering_of(request, index))
-            images.append(to_picture(self._runner.draw(self, said, options, seed_of(request, index), one, source)))
-        return images, adjustments
+            with self._lanes.one(watch):
+                pixels = self._runner.draw(self, said, options, seed_of(request, index), one, source)
+            return to_picture(pixels)
+
+        return all_of(at_once([partial(drawn, index) for index in range(request.n)], self._lanes.count)), adjustments
 
     def words(self, request: ImageRequest) -> tuple[dict[str, NDArray[Any]], list[Adjustment]]:
         """The encoded prompt, two rows each (the wanted and the avoided), and what was cut off."""
@@ -223,11 +248,6 @@ def verify(folder: Path) -> None:
     listed = read_description(folder)["files"]
     for name in listed:
         read_verified(folder, name, listed)
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _default_folders() -> list[Path]:

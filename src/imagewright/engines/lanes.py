@@ -1,12 +1,51 @@
-"""Several things at once, each with its own end: what several requests share of an engine."""
+"""Several pictures at once on the cores of this machine.
+
+A picture alone gains little from a second core: most of its sums are small (see docs/LOG.md). So several are drawn side
+by side, each on a core of its own; as long as there are fewer than cores, they share all of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Lock, Semaphore
 from typing import TypeVar
 
+from imagewright.watch import Watch
+
 T = TypeVar("T")
+WAIT = 0.1  # seconds between two looks at whether the work is still wanted
+
+
+class Seats:
+    """Room for `count` at a time; others wait."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.taken = count, 0
+        self._free, self._lock = Semaphore(count), Lock()
+
+    @contextmanager
+    def one(self, watch: Watch) -> Iterator[None]:
+        """Waits for a seat and keeps it. Raises StoppedError where nobody wants the work before there is one."""
+        while not self._free.acquire(timeout=WAIT):
+            watch.check()
+        try:
+            self._count(1)
+            yield
+        finally:
+            self._count(-1)
+            self._free.release()
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self.taken += change
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def at_once(calls: Sequence[Callable[[], T]], most: int) -> list[T | Exception]:
@@ -20,5 +59,16 @@ def at_once(calls: Sequence[Callable[[], T]], most: int) -> list[T | Exception]:
 
     if min(most, len(calls)) <= 1:
         return [ended(call) for call in calls]
-    with ThreadPoolExecutor(min(most, len(calls)), thread_name_prefix="imagewright") as threads:
+    threads = ThreadPoolExecutor(min(most, len(calls)), thread_name_prefix="imagewright")
+    try:
         return list(threads.map(ended, calls))
+    finally:
+        threads.shutdown(cancel_futures=True)  # where Ctrl-C came, those that wait are not begun
+
+
+def all_of(ended: Sequence[T | Exception]) -> list[T]:
+    """What `at_once` gave, if all went well. Raises the first error."""
+    for one in ended:
+        if isinstance(one, Exception):
+            raise one
+    return [one for one in ended if not isinstance(one, Exception)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -91,7 +92,7 @@ class TrainedEngine(Engine):
         pictures = technique.sample(
             Cond([request.prompt] * n, [style] * n, [request.negative_prompt] * n, steering),
             [seed_of(request, i) for i in range(n)],
-            watch=watch,
+            watch=watch if n == 1 else replace(watch, preview=None),
             **options_of(request, defaults(technique)),
             **({} if source is None else {"source": source}),
         )

@@ -285,10 +285,13 @@ class Diffusion(Prompted):
         denoise = self._denoiser(words, start, chosen, offset, maps)
         denoise = anchored(denoise, start, encoder.encode, encoder.decode)
 
-        def seen(step: int, t: float, estimate: Tensor) -> None:
-            watch.shown("step", step, encoder.decode(estimate)[0].float().cpu(), t=t, sigma=process.levels(t)[1])
+        kept = max(1, round(chosen["stop"] * (len(times) - 1)))
 
-        if watch.tracing:
+        def seen(step: int, t: float, estimate: Tensor) -> None:
+            sigma = process.levels(t)[1]
+            watch.seen("step", step, kept, lambda: encoder.decode(estimate)[0].float().cpu(), t=t, sigma=sigma)
+
+        if watch.tracing or watch.preview is not None:
             denoise = observed(denoise, times, seen)
         sampled = stopped(SAMPLERS[chosen["sampler"]], chosen["stop"])(denoise, begun, times, process, noise)
         if maps:

@@ -173,11 +173,18 @@ def scales(logits: Callable[[Codes], Floats], sides: Sequence[int], drawing: Dra
 def onlooker(watch: Watch, total: int, decode: Callable[[Codes, Floats], Any]) -> Callable[[int, Codes], None]:
     """Tells `watch` of each token, and shows it the picture so far now and then: `decode(codes (1, N), made (1, N))`
     gives pixels (1, 4, H, W), where `made` is 0 for codes that are still to come."""
+    latest = 0
+
+    def picture(count: int, tokens: Codes) -> Any:
+        return decode(tokens[None], (np.arange(total) < count).astype(np.float32)[None])[0]
 
     def made(count: int, tokens: Codes) -> None:
+        nonlocal latest
         watch.told(count, total)
         if watch.tracing and (count % EVERY == 0 or count == total):
-            done = (np.arange(total) < count).astype(np.float32)
-            watch.shown("token", count, decode(tokens[None], done[None])[0])
+            watch.shown("token", count, picture(count, tokens))
+        if (index := watch.due(latest, count, total)) is not None:
+            watch.previewed(index, picture(count, tokens))
+        latest = count
 
     return made

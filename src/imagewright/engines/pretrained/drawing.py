@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ def draw_all(
             def told(done: int, total: int, before: int = index) -> None:
                 watch.told(before * total + done, len(seeds) * total)
 
-            images.append(draw(pipe, given, seed, Watch(told, watch.trace, watch.words), stop))
+            one = replace(watch, progress=told, preview=watch.preview if index == 0 else None)
+            images.append(draw(pipe, given, seed, one, stop))
     return images
 
 
@@ -85,11 +87,15 @@ class _Looker:
             raise
         latents: Tensor = tensors["latents"]
         clean = self.estimate if self.estimate is not None and self.estimate.shape == latents.shape else latents
-        if self.watch.tracing:
+        kept = max(1, round(self.stop * total))
+        due = self.watch.due(index, index + 1, kept)
+        if self.watch.tracing or due is not None:
             pixels = preview(pipe, clean, self.size)
             if pixels is not None:
                 self.watch.shown("step", index, pixels, t=float(time))
-        if self.stop < 1 and self.done >= max(1, round(self.stop * total)) and self.done < total:
+            if pixels is not None and due is not None:
+                self.watch.previewed(due, pixels)
+        if kept <= self.done < total:
             pipe._interrupt = True  # the steps that are left are passed over
             return {**tensors, "latents": clean.to(latents.dtype)}
         return tensors
@@ -101,7 +107,7 @@ class _Looker:
     def estimates(self) -> Iterator[None]:
         """Keeps what each step takes the clean latents to be, told by the scheduler; for previews and the stop."""
         scheduler = self.pipe.scheduler
-        if not self.watch.tracing and self.stop >= 1:
+        if not self.watch.tracing and self.watch.preview is None and self.stop >= 1:
             yield
             return
         original = scheduler.step

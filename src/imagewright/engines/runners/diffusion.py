@@ -1,7 +1,7 @@
 """Diffusion: a sampler of models/samplers.py around the exported denoiser, from noise or from a picture.
 
-When someone looks on, each step's estimate is decoded and the denoiser's second output, its attention to the words,
-is fetched too.
+When a trace is kept, each step's estimate is decoded and the denoiser's second output, its attention to the words, is
+fetched too; for previews, only the estimates of theirs are decoded.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from imagewright.source import Source
 from imagewright.watch import Watch
 
 PARTS = ("denoiser", "decoder")
+WIDE = ("denoiser", "decoder", "encoder")
 Floats = NDArray[np.float32]
 
 
@@ -73,6 +74,7 @@ def sample(
     start = start_of(source, partial(encode, model), partial(invert, model, words, options["steps"]), shape)
     begun, times = begin(start, noise(), process, options["steps"])
     steps = len(times) - 1
+    kept = max(1, round(options.get("stop", 1.0) * steps))
     offset = roller(seed, shape[-1]) if options.get("tile") else None
     maps: dict[float, Floats] | None = {} if watch.tracing and watch.words and offset is None else None
 
@@ -88,8 +90,7 @@ def sample(
 
     def seen(step: int, t: float, denoised: Floats) -> None:
         watch.told(step, steps)
-        if watch.tracing:
-            watch.shown("step", step, decode(model, denoised)[0], t=t, sigma=process.levels(t)[1])
+        watch.seen("step", step, kept, lambda: decode(model, denoised)[0], t=t, sigma=process.levels(t)[1])
 
     denoise = guided(lambda x, t: rows(x, t, 1), both, options["guidance"], tuple(options["interval"]))
     denoise = anchored(denoise, start, partial(encode, model), partial(decode, model))

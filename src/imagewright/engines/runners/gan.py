@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from imagewright.source import Source
 from imagewright.watch import Watch
 
 PARTS = ("generator",)
+WIDE = ("decoder",)
 Floats = NDArray[np.float32]
 
 
@@ -24,7 +26,7 @@ def draw(
     watch: Watch,
     source: Source | None = None,
 ) -> Floats:
-    """The pixels (1, 4, H, W) of one picture; a traced one shows what each layer's style adds to the mean style's."""
+    """The pixels (1, 4, H, W) of one picture; who looks on sees what each layer's style adds to the mean style's."""
     pixels = _styled(model, words, options, seed, watch) if "w_mean" in model.runtime else _plain(model, seed)
     watch.told(1, 1)
     return pixels
@@ -52,9 +54,12 @@ def _styled(
         pixels: Floats = model.run("decoder", x=x)[0]
         return pixels
 
-    if watch.tracing:
-        for layer in range(layers):
-            watch.shown("layer", layer, pictured(layer + 1)[0].clip(-1, 1))
+    def seen(styled_layers: int) -> Floats:
+        picture: Floats = pictured(styled_layers)[0].clip(-1, 1)
+        return picture
+
+    for layer in range(layers):
+        watch.seen("layer", layer, layers, partial(seen, layer + 1))
     return pictured(layers)
 
 

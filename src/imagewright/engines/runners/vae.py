@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from imagewright.source import Source
 from imagewright.watch import Watch
 
 PARTS = ("generator",)
+WIDE = ()
 Floats = NDArray[np.float32]
 
 
@@ -25,7 +27,7 @@ def draw(
     watch: Watch,
     source: Source | None = None,
 ) -> Floats:
-    """The pixels (1, 4, H, W) of one picture; a traced one shows what each level adds to those above."""
+    """The pixels (1, 4, H, W) of one picture; who looks on sees what each level adds to those above."""
     levels = model.runtime["levels"]
     code = noise_source(seed, (1, sum(levels)))() * np.float32(options["temperature"])
     if source is not None:
@@ -41,9 +43,12 @@ def draw(
         pixels: Floats = model.run("generator", code=kept, **condition)[0][:1]
         return pixels
 
-    if watch.tracing:
-        for level in range(len(levels)):
-            watch.shown("level", level, generated(sum(levels[: level + 1]))[0].clip(-1, 1))
+    def seen(upper: int) -> Floats:
+        picture: Floats = generated(sum(levels[:upper]))[0].clip(-1, 1)
+        return picture
+
+    for level in range(len(levels)):
+        watch.seen("level", level, len(levels), partial(seen, level + 1))
     pixels = generated(code.shape[1])
     watch.told(1, 1)
     return pixels
