@@ -16,20 +16,22 @@ from starlette.exceptions import HTTPException
 from imagewright import __version__
 from imagewright.database import Database
 from imagewright.errors import ImagewrightError
-from imagewright.server import errors, images, status
+from imagewright.server import admin, errors, files, images, models, pictures, status
 from imagewright.server.desk import Desk
 from imagewright.server.errors import ApiError
 from imagewright.server.gateway import Gateway
 from imagewright.server.hub import Hub
 from imagewright.server.keys import Keys
+from imagewright.server.links import Links
 from imagewright.server.security import Guard
 from imagewright.server.settings import Settings
+from imagewright.server.uploads import Decoder
 from imagewright.server.worker import Worker
 from imagewright.store import Store
 from imagewright.workshop import Workshop
 
 log = logging.getLogger(__name__)
-ROUTERS = (status.router, images.router)
+ROUTERS = (status.router, pictures.router, images.router, models.router, files.router, admin.router)
 
 
 def create_app(settings: Settings, workshop: Workshop | None = None) -> FastAPI:
@@ -41,6 +43,7 @@ def create_app(settings: Settings, workshop: Workshop | None = None) -> FastAPI:
     hub = Hub()
     worker = Worker(database, store, gateway, settings, hub) if settings.work else None
     desk = Desk(database, store, gateway, settings, hub, worker)
+    decoder = Decoder()
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -50,6 +53,7 @@ def create_app(settings: Settings, workshop: Workshop | None = None) -> FastAPI:
         desk.closing = True
         if worker is not None:
             await run_in_threadpool(worker.stop, settings.drain)
+        await run_in_threadpool(decoder.close)
         database.close()
 
     app = FastAPI(
@@ -63,6 +67,7 @@ def create_app(settings: Settings, workshop: Workshop | None = None) -> FastAPI:
     state = app.state
     state.settings, state.database, state.store, state.gateway = settings, database, store, gateway
     state.hub, state.desk, state.worker, state.keys = hub, desk, worker, Keys(database, settings)
+    state.links, state.decoder = Links(database, settings), decoder
     for router in ROUTERS:
         app.include_router(router)
     _answer_errors(app)

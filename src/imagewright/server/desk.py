@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,7 +123,7 @@ class Desk:
             self.store.enter(connection, [replace(row, job=job.id) for row in brought.values()])
         return job
 
-    async def news(self, job: Job) -> AsyncIterator[News]:
+    async def news(self, job: Job) -> AsyncGenerator[News]:
         """Progress and partial pictures of a job as they come; ends when the job does."""
         with self.hub.listening(job.id) as queue:
             seen = (0, 0)

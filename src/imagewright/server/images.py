@@ -1,39 +1,168 @@
-"""OpenAI's Images API."""
+"""OpenAI's Images API: /v1/images/generations, /edits and /variations."""
 
 from __future__ import annotations
 
-import base64
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
 
-from imagewright.request import ImageRequest
+from imagewright.engines.engine import ModelInfo, adapt
+from imagewright.request import Adjustment, ImageRequest
+from imagewright.server import answers, brought, idempotency, wire
+from imagewright.server.brought import Brought
 from imagewright.server.desk import Desk
-from imagewright.server.security import Maker
+from imagewright.server.documents import EDIT_BODY, IMAGES, VARIATION_BODY
+from imagewright.server.gateway import Gateway
+from imagewright.server.idempotency import Once
+from imagewright.server.jobs import Job
+from imagewright.server.security import Caller, Maker
+from imagewright.server.streaming import Event, EventStream
 from imagewright.server.waiting import while_connected
+from imagewright.server.wire import Edit, Generation, Output, Variation
+from imagewright.verbs import SUBTLE, feather_of
 
-router = APIRouter(prefix="/v1/images")
-
-
-class Generation(BaseModel):
-    """The body of /v1/images/generations."""
-
-    model_config = ConfigDict(extra="forbid")
-    prompt: str
-    model: str | None = None
-    n: int | None = None
-    size: str | None = None
-    seed: int | None = None
-    response_format: Literal["url", "b64_json"] | None = None
+router = APIRouter(prefix="/v1/images", tags=["images"])
+Kind = Literal["generate", "edit", "variation"]
 
 
-@router.post("/generations")
-async def generations(body: Generation, request: Request, caller: Maker) -> dict[str, Any]:
+@router.post("/generations", responses=IMAGES, response_class=Response)
+async def generations(body: Generation, http: Request, caller: Maker) -> Response:
     """Pictures from words."""
-    desk: Desk = request.app.state.desk
-    asked = ImageRequest(prompt=body.prompt, n=body.n or 1, seed=body.seed)
-    job = await desk.submit(caller, asked, kind="generate", asked=body.model, request_id=request.state.request_id)
-    outcome = await while_connected(request, desk.outcome(job))
-    data = [{"b64_json": base64.b64encode(file).decode()} for _, file in outcome.pictures]
-    return {"created": int(job.created), "data": data}
+    order = wire.order(body, body.prompt)
+    info = await run_in_threadpool(_model, http, caller, body, order)
+    return await _deliver(http, caller, body, order, info, "generate", body.prompt, await idempotency.of(http))
+
+
+@router.post("/edits", responses=IMAGES, response_class=Response, openapi_extra=EDIT_BODY)
+async def edits(http: Request, caller: Maker) -> Response:
+    """A picture changed as the words say: inside the mask, or as an instruction where the model follows those."""
+    given = await brought.edit(http, caller)
+    body = given.body
+    asked = wire.order(body, body.prompt, image=given.image, mask=given.mask)
+    info = await run_in_threadpool(_model, http, caller, body, asked)
+    order = _edit(given, info)
+    return await _deliver(http, caller, body, order, info, "edit", body.prompt, given.once)
+
+
+@router.post("/variations", responses=IMAGES, response_class=Response, openapi_extra=VARIATION_BODY)
+async def variations(http: Request, caller: Maker) -> Response:
+    """The picture drawn again with small changes."""
+    given = await brought.variation(http, caller)
+    body, said = given.body, list(given.adjustments)
+    words = body.prompt or ""
+    if not words:
+        words, told = await run_in_threadpool(_seen, given)
+        said.append(told)
+    order = wire.order(body, words, image=given.image, adjustments=said)
+    if order.strength is None:
+        order = replace(order, strength=SUBTLE)
+    info = await run_in_threadpool(_model, http, caller, body, order)
+    return await _deliver(http, caller, body, order, info, "variation", words, given.once)
+
+
+def _model(http: Request, caller: Caller, body: Output, order: ImageRequest) -> ModelInfo:
+    """What will draw, as far as it can be known before the request is complete."""
+    gateway: Gateway = http.app.state.gateway
+    engine, name = gateway.workshop.catalog.find(gateway.choose(caller, body.model, order).model)
+    return engine.find(name)
+
+
+def _edit(given: Brought[Edit], info: ModelInfo) -> ImageRequest:
+    """The request for an edit, as the model can do it."""
+    can, body, said = info.capabilities, given.body, list(given.adjustments)
+    fields: dict[str, Any] = {"image": given.image, "style_images": given.style_images}
+    if given.others and "images" in can.features:
+        fields |= {"images": given.others, "subject_images": given.subject_images}
+    else:
+        fields["subject_images"] = (*given.subject_images, *given.others)
+    if given.mask is not None:
+        fields |= {"mask": given.mask, "feather": body.fields()[0].get("feather", feather_of(given.image.size))}
+    elif body.instruction is not False:
+        follows = "instruction" in can.features and (not given.others or info.technique == "hosted")
+        if follows or body.instruction:
+            fields["instruction"] = True
+        else:
+            why = "several pictures are blended" if given.others else "the model follows no instructions"
+            said.append(Adjustment("instruction", True, False, f"{why}: the words describe the whole picture"))
+    return wire.order(body, body.prompt, **fields, adjustments=said)
+
+
+def _seen(given: Brought[Variation]) -> tuple[str, Adjustment]:
+    """What a picture without words was made with, as it says itself, or what it seems to show."""
+    if words := str((given.record or {}).get("prompt") or "").strip():
+        return words, Adjustment("prompt", None, words, "from the picture's record")
+    from imagewright.refine.describe import describe
+
+    words = describe(given.image, 1)[0].text
+    return words, Adjustment("prompt", None, words, "what the picture seems to show")
+
+
+async def _deliver(
+    http: Request,
+    caller: Caller,
+    body: Output,
+    order: ImageRequest,
+    info: ModelInfo,
+    kind: Kind,
+    words: str,
+    once: Once | None,
+) -> Response:
+    """Submit the order, and answer as the body asks: with pictures, events, or the job."""
+    desk: Desk = http.app.state.desk
+    order = _for_user(order, body, info)
+    adapt(order, info.capabilities)  # what the model cannot do is said before anything waits
+    background = body.background is True or "respond-async" in http.headers.get("prefer", "")
+    job = await desk.submit(
+        caller,
+        order,
+        kind=kind,
+        asked=body.model,
+        background=background,
+        previews=body.partial_images or 0,
+        request_id=http.state.request_id,
+        once=once,
+    )
+    if background:
+        return answers.accepted(job)
+    if body.stream:
+        return EventStream(_events(desk, job, body, order, words))
+    outcome = await while_connected(http, desk.outcome(job))
+    return await run_in_threadpool(answers.images, http, outcome, body, words, order)
+
+
+def _for_user(order: ImageRequest, body: Output, info: ModelInfo) -> ImageRequest:
+    """The order with a hash of who the end user is, where a hosted model wants to know that."""
+    taken = info.capabilities.provider_options
+    name = next((name for name in ("safety_identifier", "user") if name in taken), None)
+    if name is None or body.end_user is None:
+        return order
+    return replace(order, provider_options={**order.provider_options, name: body.end_user})
+
+
+async def _events(desk: Desk, job: Job, body: Output, order: ImageRequest, words: str) -> AsyncGenerator[Event]:
+    """Previews as they come, then each picture."""
+    files: Mapping[str, bytes] = {}
+    name = "image_edit" if job.kind == "edit" else "image_generation"
+    try:
+        async with aclosing(desk.news(job)) as coming:
+            async for news in coming:
+                if news.kind == "partial":
+                    yield _event(f"{name}.partial_image", answers.partial(job, news.data))
+                elif news.kind == "ended":
+                    files = news.data["files"]
+        outcome = await run_in_threadpool(desk.finished, job.id, files)
+    except (asyncio.CancelledError, GeneratorExit):
+        await asyncio.shield(run_in_threadpool(desk.cancel, job.id))
+        raise
+    for index in range(len(outcome.pictures)):
+        yield _event(f"{name}.completed", answers.completed(outcome, index, body, words, order))
+
+
+def _event(name: str, data: dict[str, Any]) -> Event:
+    return name, {"type": name, **data}

@@ -1,0 +1,197 @@
+"""What the Images API answers: pictures as base64 or URLs, what was used for them, and what could not be kept.
+
+Beyond OpenAI's keys: `model` (what really drew), `adjustments` (what was changed or could not be honoured) and
+`imagewright` (the job, seeds, seconds, the record of each picture's making); the first two also as headers.
+
+`usage` counts what a picture took in and gave out, by a rule that every model has in common, so that no tokenizer is
+needed to check it: one token for every four characters of the prompt, and one for every patch of 32x32 pixels of each
+picture, brought or made. What a hosted service counted itself is passed on instead.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+from fastapi import Request
+from starlette.responses import Response
+
+from imagewright.pictures import open_picture
+from imagewright.request import ImageRequest
+from imagewright.server.desk import Outcome
+from imagewright.server.jobs import Job
+from imagewright.server.links import Links
+from imagewright.server.wire import Output
+
+CHARACTERS, PATCH = 4, 32  # of a text token; pixels a side of an image token
+MAX_HEADER = 2048  # characters of all adjustments in a header
+MAX_TOLD = 80  # characters of one value there
+_QUALITIES = {"auto": "medium", "standard": "medium", "hd": "high"}
+Json = dict[str, Any]
+
+
+def images(http: Request, outcome: Outcome, body: Output, words: str, order: ImageRequest) -> Response:
+    """The answer to a finished job; to be called in a thread, where pictures are large."""
+    links: Links = http.app.state.links
+    since = made(outcome)
+    data = []
+    for (picture, file), record in _pictures(outcome):
+        shown = {"url": links.url(http, picture["id"], since)} if body.gives_url else {"b64_json": base64(file)}
+        data.append({**shown, **_revised(record, words)})
+    content = {
+        "created": int(outcome.job.created),
+        "data": data,
+        **facts(outcome, 0),
+        "usage": usage(order, outcome.result["records"]),
+        **({"safety_identifier": body.safety_identifier} if body.safety_identifier else {}),
+        **extras(outcome),
+    }
+    return Response(orjson.dumps(content), media_type="application/json", headers=headers(outcome))
+
+
+def accepted(job: Job) -> Response:
+    """The answer to a job in the background."""
+    shown = {"id": job.id, "object": "job", "status": job.state, "created_at": int(job.created)}
+    where = {"location": f"/v1/jobs/{job.id}", "preference-applied": "respond-async"}
+    return Response(orjson.dumps(shown), 202, where, media_type="application/json")
+
+
+def made(outcome: Outcome) -> float:
+    """When the last picture was made, seconds since 1970: the same whenever one looks, so that a request that is sent
+    again gets the same URLs. Signing and storing may take a little longer, for which a minute is added."""
+    times = [datetime.fromisoformat(record["created"]).timestamp() for record in outcome.result["records"]]
+    return max(times) + 60
+
+
+def _pictures(outcome: Outcome) -> list[tuple[tuple[Json, bytes], Json]]:
+    return list(zip(outcome.pictures, outcome.result["records"], strict=True))
+
+
+def _revised(record: Mapping[str, Any], words: str) -> Json:
+    """The words that a picture was made from, where they are not those that the client sent."""
+    used = record.get("revised_prompt") or record.get("prompt")
+    return {"revised_prompt": used} if used and used != words else {}
+
+
+def base64(file: bytes) -> orjson.Fragment:
+    """The file as a JSON string, which needs no second look at every character."""
+    return orjson.Fragment(b'"%s"' % binascii.b2a_base64(file, newline=False))
+
+
+def facts(outcome: Outcome, index: int) -> Json:
+    """What OpenAI's answers and events say of a picture."""
+    picture, record = outcome.result["pictures"][index], outcome.result["records"][index]
+    quality = next(
+        (one["used"] for one in reversed(outcome.result["adjustments"]) if one["field"] == "quality"),
+        record.get("quality", "auto"),
+    )
+    return {
+        "background": "transparent" if picture["transparent"] else "opaque",
+        "output_format": record["output_format"],
+        "quality": _QUALITIES.get(quality, quality),
+        "size": "{}x{}".format(*picture["size"]),
+    }
+
+
+def partial(job: Job, news: Mapping[str, Any]) -> Json:
+    """The data of the event that shows a picture on the way."""
+    background, quality = job.order.get("background", "auto"), job.order.get("quality", "auto")
+    return {
+        "b64_json": base64(news["file"]),
+        "partial_image_index": news["index"],
+        "created_at": int(job.created),
+        "size": "{}x{}".format(*open_picture(news["file"], decode=False).size),
+        "quality": _QUALITIES.get(quality, quality),
+        "background": background if background in ("auto", "transparent") else "opaque",
+        "output_format": job.order.get("output_format", "png"),
+    }
+
+
+def completed(outcome: Outcome, index: int, body: Output, words: str, order: ImageRequest) -> Json:
+    """The data of the event that brings picture `index`; the tokens of what went in count with the first."""
+    (_, file), record = _pictures(outcome)[index]
+    used = usage(order, [record])
+    if index:
+        used = _without_input(used)
+    return {
+        "b64_json": base64(file),
+        **_revised(record, words),
+        "image_index": index,
+        "created_at": int(outcome.job.created),
+        **facts(outcome, index),
+        "usage": used,
+        **({"safety_identifier": body.safety_identifier} if body.safety_identifier else {}),
+        **extras(outcome),
+    }
+
+
+def _without_input(used: Json) -> Json:
+    none = {"text_tokens": 0, "image_tokens": 0}
+    output = used["output_tokens"]
+    return {**used, "total_tokens": output, "input_tokens": 0, "input_tokens_details": none}
+
+
+def extras(outcome: Outcome) -> Json:
+    """What this server tells beyond OpenAI's keys."""
+    result, job = outcome.result, outcome.job
+    return {
+        "model": served(outcome),
+        "adjustments": result["adjustments"],
+        "imagewright": {
+            "job": job.id,
+            "pictures": [picture["id"] for picture in result["pictures"]],
+            "seeds": [record.get("seed") for record in result["records"]],
+            "seconds": round(result["seconds"], 4),
+            "cost": None if job.cost is None else job.cost / 1_000_000,
+        },
+    }
+
+
+def served(outcome: Outcome) -> str:
+    """The model that really drew."""
+    return f"{outcome.result['engine']}/{outcome.result['model']}"
+
+
+def headers(outcome: Outcome) -> dict[str, str]:
+    """The model and the adjustments, for clients that drop unknown keys; ASCII, and no longer than servers take."""
+    told = [{name: _short(value) for name, value in one.items()} for one in outcome.result["adjustments"]]
+    while len(text := json.dumps(told, separators=(",", ":"))) > MAX_HEADER:
+        told.pop()
+    model = served(outcome).encode("ascii", "replace").decode()
+    return {"x-imagewright-model": model, "x-imagewright-adjustments": text}
+
+
+def _short(value: Any) -> Any:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return value if len(text) <= MAX_TOLD else f"{text[: MAX_TOLD - 3]}..."
+
+
+def usage(order: ImageRequest, records: Sequence[Mapping[str, Any]]) -> Json:
+    """Tokens in and out, by the rule above, or as the hosted service that drew counted them."""
+    if told := next((told for record in records if (told := _counted(record))), None):
+        return told
+    brought = [order.image, *order.images, *order.style_images, *order.subject_images]
+    text = -(-len(order.prompt) // CHARACTERS)
+    seen = sum(_patches(*image.size) for image in brought if image is not None)
+    drawn = sum(_patches(*record["size"]) for record in records)
+    return {
+        "total_tokens": text + seen + drawn,
+        "input_tokens": text + seen,
+        "output_tokens": drawn,
+        "input_tokens_details": {"text_tokens": text, "image_tokens": seen},
+        "output_tokens_details": {"text_tokens": 0, "image_tokens": drawn},
+    }
+
+
+def _counted(record: Mapping[str, Any]) -> Json | None:
+    told = record.get("usage")
+    needed = ("total_tokens", "input_tokens", "output_tokens", "input_tokens_details")
+    return dict(told) if isinstance(told, dict) and all(name in told for name in needed) else None
+
+
+def _patches(width: int, height: int) -> int:
+    return -(-width // PATCH) * -(-height // PATCH)
