@@ -78,6 +78,8 @@ def _as_picture_error(name: str, data: bytes = b"") -> Iterator[None]:
         raise PictureError(
             f"{name} has far too many pixels; at most {MAX_PIXELS:,} are read.", "Make it smaller first."
         ) from error
+    except MemoryError as error:
+        raise PictureError(f"{name} needs more memory than there is.", "Make it smaller first.") from error
     except Exception as error:  # decoders raise many kinds on bad bytes: OSError, SyntaxError, ...
         if b"<svg" in data[:4096]:
             raise PictureError(

@@ -27,7 +27,8 @@ from imagewright.pictures import decode, encode, open_picture
 from imagewright.provenance import metadata
 
 IMAGE, MASK = b"I", b"M"
-_ORIENTATION, _DESCRIPTION = 0x0112, 0x010E  # of EXIF
+_ORIENTATION = 0x0112  # in EXIF
+_RECORD = {"version": 1, "prompt": "", "size": [8, 8]}
 REQUEST, LENGTH = struct.Struct(">cI"), struct.Struct(">I")
 
 
@@ -49,6 +50,9 @@ def main() -> None:
             _send(output, {"message": error.message, "fix": error.fix})
         except MemoryError:
             _send(output, {"message": "The picture needs too much memory.", "fix": "Make it smaller first."})
+        except Exception as error:  # whatever else a stranger's bytes may lead to
+            told = {"message": f"The picture cannot be decoded ({type(error).__name__})."}
+            _send(output, {**told, "fix": "Save it again as a plain PNG."})
         else:
             _send(output, told, image.tobytes())
             del image
@@ -104,10 +108,10 @@ def _warm_up(side: int) -> None:
     """Everything that decoding ever imports, before nothing can be opened any more."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().replace(b"s\0R\0G\0B", b"o\0t\0h\0e")
     exif = Image.Exif()
-    exif[_ORIENTATION], exif[_DESCRIPTION] = 6, "{}"
+    exif[_ORIENTATION] = 6
     for output_format in ("png", "jpeg", "webp"):
-        picture = Image.new("RGB", (8, 8))
-        decoded(encode(picture, output_format, icc_profile=profile, exif=exif), False, side)
+        for options in ({"icc_profile": profile, "exif": exif}, metadata.save_options(_RECORD, output_format)):
+            decoded(encode(Image.new("RGB", (8, 8)), output_format, **options), False, side)
     for broken in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP", b"<svg"):
         with suppress(PictureError):
             decoded(broken, False, side)

@@ -37,7 +37,7 @@ _COMMAND = (sys.executable, "-P", "-m", "imagewright.server.decoder")  # -P: not
 _LOOK = "To see why, run: python -m imagewright.server.decoder 1000000000 10 4096"
 _MAX_TOLD = 4 * 2**20  # bytes of JSON
 _KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LANG")
-_TIME_IS_UP = [getattr(signal, name, None) for name in ("SIGKILL", "SIGXCPU")]  # Windows has neither
+_OUT_OF_TIME = getattr(signal, "SIGXCPU", None)  # Windows has none
 FORMATS = ("png", "jpeg", "webp")
 
 What = Literal["image", "mask"]
@@ -76,6 +76,7 @@ class Decoder:
         recycle: int = RECYCLE,
     ) -> None:
         self.max_bytes, self.max_side = max_bytes, max_side
+        self.ended = 0  # processes that pictures have ended
         self._memory, self._seconds, self._recycle = memory, seconds, recycle
         self._threads = ThreadPoolExecutor(workers, "decode")
         self._free = threading.BoundedSemaphore(workers)
@@ -94,6 +95,8 @@ class Decoder:
                 told, pixels = process.ask(MASK if what == "mask" else IMAGE, data, _PATIENCE * self._seconds)
                 return self._upload(told, pixels, what)
             except _Broken as error:
+                process.end()
+                self.ended += 1
                 log.warning("a decoding process was ended: %s", error)
                 raise PictureError(
                     f"The {what} cannot be decoded: {error}.", "Save it again as a plain PNG."
@@ -174,7 +177,7 @@ class _Process:
     """One decoding process."""
 
     def __init__(self, memory: int, seconds: int, side: int) -> None:
-        self.asked = 0
+        self.asked, self._late = 0, False
         self._side = side
         command = [*_COMMAND, str(memory), str(seconds), str(side)]
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
@@ -242,7 +245,7 @@ class _Process:
     @contextmanager
     def _clock(self, seconds: float) -> Iterator[None]:
         """Kills it after so many seconds, which whoever waits for its answer then notices."""
-        timer = threading.Timer(seconds, self._popen.kill)
+        timer = threading.Timer(seconds, self._give_up)
         timer.start()
         try:
             yield
@@ -250,17 +253,24 @@ class _Process:
             timer.cancel()
             timer.join()  # so that it cannot strike later, at the next picture
 
+    def _give_up(self) -> None:
+        self._late = True
+        self._popen.kill()
+
     def _why(self) -> str:
         """How it ended."""
-        self._popen.kill()
-        code = -self._popen.wait()
-        if code in _TIME_IS_UP:
+        with suppress(subprocess.TimeoutExpired):
+            self._popen.wait(1)
+        code = -(self._popen.poll() or 0)
+        if self._late or code == _OUT_OF_TIME:
             return "it takes too long"
         return f"it ended its decoder ({signal.Signals(code).name if code > 0 else code})"
 
 
 def _checked_size(told: Any, side: int) -> int:
     """The bytes of pixels that follow. Raises ValueError, TypeError or KeyError on what no decoder of ours says."""
+    if not isinstance(told, dict):
+        raise TypeError
     if "size" not in told:
         return 0
     width, height = told["size"]
