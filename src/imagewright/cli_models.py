@@ -58,7 +58,7 @@ def _list_here(as_json: bool) -> None:
         if listing.problem:
             say(f"{listing.engine}: {listing.problem} Fix: {listing.fix}")
         elif not listing.models:
-            say(f"{listing.engine}: no model by name; give a folder with --model")
+            say(f"{listing.engine}: none by name; give {listing.hint} with --model")
 
 
 def _list_recommended(as_json: bool) -> None:

@@ -1,10 +1,11 @@
 """Names of models to engines.
 
-Engines come from the entry point group `imagewright.engines`; the built-in ones are also listed here,
-cannot be replaced, and are found first. An engine class is made without arguments. A model is named `NAME`,
-`ENGINE/NAME`, by the path of its folder or file, or by its hub id (`ORG/NAME`). A folder with `*.onnx` files goes to
-the embedded engine, one in the layout of diffusers, a single file or a hub id to the pretrained engine, any other
-folder to the trained engine; their `find` takes the path or the id as the name.
+Engines come from the entry point group `imagewright.engines`; the built-in ones are also listed here and cannot be
+replaced. Those on this machine are found first, those of hosted services, which cost money, last. An engine class is
+made without arguments. A model is named `NAME`, `ENGINE/NAME`, by the path of its folder or file, or by its hub id
+(`ORG/NAME`). A folder with `*.onnx` files goes to the embedded engine, one in the layout of diffusers, a single file or
+a hub id to the pretrained engine, any other folder to the trained engine; their `find` takes the path or the id as the
+name.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from imagewright.engines.engine import Engine, ModelInfo
-from imagewright.errors import MissingExtraError, ModelError, ModelNotFoundError, UnsupportedError
+from imagewright.errors import (
+    ConfigError,
+    CredentialError,
+    MissingExtraError,
+    ModelError,
+    ModelNotFoundError,
+    UnsupportedError,
+)
 
 DEFAULT_ENGINE = "embedded"
 GROUP = "imagewright.engines"
@@ -27,10 +35,12 @@ GROUP = "imagewright.engines"
 
 @dataclass(frozen=True)
 class Listing:
-    """One engine as `imagewright models` shows it: its models, or what is missing and how to mend it."""
+    """One engine as `imagewright models` shows it: its models, or what is missing and how to mend it. `hint`: how those
+    that are not listed are named."""
 
     engine: str
     models: tuple[ModelInfo, ...] = ()
+    hint: str = "a folder"
     problem: str = ""
     fix: str = ""
 
@@ -81,12 +91,13 @@ class Catalog:
     @cached_property
     def _sources(self) -> dict[str, _Source]:
         found = {point.name: _Source(point.value) for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)}
-        return {**_BUILT_IN, **{name: source for name, source in found.items() if name not in _BUILT_IN}}
+        strangers = {name: source for name, source in found.items() if name not in {**_BUILT_IN, **_HOSTED}}
+        return {**_BUILT_IN, **strangers, **_HOSTED}
 
     def engine(self, name: str) -> Engine:
         """The engine called `name`. Raises ModelNotFoundError, MissingExtraError, ModelError."""
         if name not in self._engines:
-            source = _BUILT_IN.get(name) or self._sources.get(name)
+            source = _BUILT_IN.get(name) or _HOSTED.get(name) or self._sources.get(name)
             if source is None:
                 raise ModelNotFoundError(f"No engine {name!r}.", f"There are: {', '.join(self._sources)}.")
             self._engines[name] = _load(name, source)
@@ -138,7 +149,7 @@ class Catalog:
         raise ModelNotFoundError(f"No model {name!r} here.", f"There are: {names or 'none'}, or give a run's folder.")
 
     def listings(self) -> Sequence[Listing]:
-        """Every engine with its models, the built-in ones first; a missing extra is said, not raised."""
+        """Every engine with its models, the built-in ones first; a missing extra or key is said, not raised."""
         return [self._listing(name, source) for name, source in self._sources.items()]
 
     def _listing(self, name: str, source: _Source) -> Listing:
@@ -147,8 +158,9 @@ class Catalog:
         if source.by_path:
             return Listing(name)
         try:
-            return Listing(name, models=tuple(self.engine(name).models()))
-        except (MissingExtraError, ModelError) as error:
+            hint = f"{name}/MODEL" if name in _HOSTED else "a folder"
+            return Listing(name, models=tuple(self.engine(name).models()), hint=hint)
+        except (MissingExtraError, ModelError, ConfigError, CredentialError) as error:
             return Listing(name, problem=error.message, fix=error.fix)
 
 

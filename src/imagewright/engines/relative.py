@@ -58,7 +58,7 @@ def unmet(request: ImageRequest, can: Capabilities) -> Iterator[tuple[str, Any, 
             yield "aspect", None, "the size was asked for"
         elif one_size(can):
             yield "aspect", None, "this model makes one size only"
-    if request.stylize != 1:
+    if request.stylize != 1 and "stylize" not in can.features:
         if not can.guidance or can.default_guidance is None:
             yield "stylize", 1.0, "this model has no guidance"
         elif request.guidance_scale is not None:

@@ -102,9 +102,16 @@ class HostedEngine(Engine):
             self._given = read()
         return self._given
 
-    def provider(self, model: ModelInfo) -> Provider:
+    def provider(self, model: ModelInfo | None = None) -> Provider:
         """How the service of a model is reached. Raises CredentialError where its key is missing."""
         return self._keyed(self.config.provider(self.provider_name or self.name))
+
+    def call(self, watch: Watch, model: ModelInfo | None = None) -> Call:
+        """What asks the service, until its timeout or the watch's stop. Raises CredentialError."""
+        from imagewright.engines.hosted.call import Call
+
+        provider = self.provider(model)
+        return Call(self, provider, self._client(provider), watch)
 
     def _keyed(self, provider: Provider) -> Provider:
         provider = replace(provider, base_url=provider.base_url or self.base_url)
@@ -131,10 +138,8 @@ class HostedEngine(Engine):
 
     def models(self) -> Sequence[ModelInfo]:
         """The models that are known here. Raises CredentialError without a key."""
-        found = self.listed()
-        if found:
-            self.provider(found[0])
-        return found
+        self.provider()
+        return self.listed()
 
     def find(self, name: str | None) -> ModelInfo:
         """The model called `name`, also one that is not known here. Raises ModelNotFoundError, CredentialError."""
@@ -158,15 +163,12 @@ class HostedEngine(Engine):
     def _generate(
         self, request: ImageRequest, model: ModelInfo, watch: Watch
     ) -> tuple[list[Image.Image], list[Adjustment]]:
-        from imagewright.engines.hosted.call import Call
-
-        provider = self.provider(model)
-        call = Call(self, provider, self._client(provider), watch)
+        call = self.call(watch, model)
         images, said = self.draw(request, model, call)
         if not images:
-            raise ProviderError(f"{provider.name} answered without a picture.", "Ask again.", provider=provider.name)
+            raise call.error(f"{call.service} answered without a picture.", retryable=True)
         for image in images:
-            image.info.setdefault("record", {})["provider"] = provider.name
+            image.info.setdefault("record", {})["provider"] = call.service
             if request.image is not None:
                 self._whole(image)
         if request.image is None and request.size is not None and (got := images[0].size) != request.size:
