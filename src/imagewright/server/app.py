@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -48,11 +49,13 @@ def create_app(settings: Settings, workshop: Workshop | None = None) -> FastAPI:
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         if worker is not None:
-            worker.start()
+            await run_in_threadpool(worker.start)
+        looking = asyncio.create_task(desk.look())
         yield
-        desk.closing = True
+        await desk.close(settings.drain)
+        looking.cancel()
         if worker is not None:
-            await run_in_threadpool(worker.stop, settings.drain)
+            await run_in_threadpool(worker.stop, desk.left)
         await run_in_threadpool(decoder.close)
         database.close()
 
@@ -89,12 +92,13 @@ def _answer_errors(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return answer(_invalid(error.errors()[0]))
+        return answer(_invalid(error.errors()[0], request.headers.get("content-type", "")))
 
     async def of_framework(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
-        return answer(ApiError(error.status_code, f"{error.detail}: {request.method} {request.url.path}", code=code))
+        told = ApiError(error.status_code, f"{error.detail}: {request.method} {request.url.path}", code=code)
+        return JSONResponse(told.body(), told.status, {**told.headers(), **(error.headers or {})})
 
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, of_framework)
@@ -102,8 +106,12 @@ def _answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(ImagewrightError, ours)
 
 
-def _invalid(found: dict[str, Any]) -> ApiError:
+def _invalid(found: dict[str, Any], media_type: str) -> ApiError:
     """One finding of pydantic in OpenAI's words."""
+    if found["type"] == "json_invalid":
+        return ApiError(400, f"The body is no JSON: {found['ctx']['error']}.", code="invalid_json")
+    if found["type"] == "model_attributes_type" and "json" not in media_type.lower():
+        return errors.unsupported_media_type(media_type, "application/json")
     param = ".".join(str(part) for part in found["loc"][1:]) or None
     if found["type"] == "missing":
         return errors.missing(param or "body", param or "body")

@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import sqlalchemy as sa
+
 from imagewright import errors
 from imagewright.errors import ImagewrightError
 
 INVALID = "invalid_request_error"
+UNREACHABLE = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)  # a database that may come back
 
 
 class ApiError(ImagewrightError):
@@ -66,6 +69,13 @@ def missing(what: str, param: str) -> ApiError:
     return ApiError(400, f"Missing required parameter: {what}.", param=param, code="missing_required_parameter")
 
 
+def unsupported_media_type(given: str, needed: str) -> ApiError:
+    """A body of a type that the route does not read."""
+    named = given.partition(";")[0].strip()[:80]
+    code = "unsupported_media_type"
+    return ApiError(415, f"The Content-Type {named!r} is not understood here.", f"Send {needed}.", code=code)
+
+
 def not_found(what: str) -> ApiError:
     """No such thing here, or none of the caller's."""
     return ApiError(404, f"There is no such {what}.", code="not_found")
@@ -96,7 +106,18 @@ def of(error: BaseException) -> ApiError:
         if facts := _KNOWN.get(kind):
             assert isinstance(error, ImagewrightError)
             return ApiError(message=error.message, fix=error.fix, **(facts | _of_provider(error)))
+    if isinstance(error, UNREACHABLE):
+        return _of_database(error)
     return ApiError(500, "The server had an error.", "Try again; the operator's log has it.", type="server_error")
+
+
+def _of_database(error: Exception) -> ApiError:
+    if "disk is full" in str(error) or "No space left" in str(error):
+        return ApiError(507, "The server's disk is full.", "Tell the operator.", type="server_error", retry=False)
+    return ApiError(
+        503, "The server's database cannot be reached.", "Try again in a moment.",
+        type="server_error", code="database_unavailable", retry_after=2,
+    )  # fmt: skip
 
 
 def _of_provider(error: ImagewrightError) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 enters its pictures and settles its price.
 
 A worker claims rows, holds a lease that it renews while it lives, and loses them when the lease runs out: so a job
-outlives any process. What a worker that lost its lease still delivers is refused, so that nothing is entered twice.
+outlives any process. On one machine (SQLite) it need not run out: a worker whose process is gone loses its rows at
+once. What a worker that lost a row still delivers is refused, so that nothing is entered twice. Leases go by the
+database's clock where it is a server, so that machines whose clocks differ agree.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,6 +26,9 @@ from imagewright.server.errors import ApiError
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 OPEN = (QUEUED, RUNNING)
 ATTEMPTS = 3  # a job that took three workers down with it is at fault itself
+FAR = 3600.0  # s: a lease that ends later was given before the clock was set back
+PACE = 60.0  # s over which the pace is measured
+_LOCK = 7236947  # of Postgres, for who adds to the queue
 
 jobs = sa.Table(
     "jobs",
@@ -37,15 +42,16 @@ jobs = sa.Table(
     sa.Column("lane", sa.Text),  # orders of one lane may be drawn together
     sa.Column("order", sa.Text, nullable=False),  # JSON, see orders.py
     sa.Column("plan", sa.Text),  # JSON, see routes.py
+    sa.Column("reply", sa.Text),  # JSON: how the client wants its answer, for the route that gives it
     sa.Column("background", sa.Boolean, nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("previews", sa.Integer, nullable=False),  # pictures on the way that the client wants to see
     sa.Column("state", sa.Text, nullable=False),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.Column("started", sa.Float),
-    sa.Column("finished", sa.Float),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("started", sa.Double),
+    sa.Column("finished", sa.Double),
     sa.Column("worker", sa.Text),
-    sa.Column("lease", sa.Float),
+    sa.Column("lease", sa.Double),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("cancel", sa.Boolean, nullable=False),
     sa.Column("done", sa.Integer, nullable=False),  # steps
@@ -57,6 +63,7 @@ jobs = sa.Table(
     sa.Column("request_id", sa.Text),
     sa.Index("jobs_waiting", "state", "pool", "priority", "created"),
     sa.Index("jobs_of_owner", "owner", "created"),
+    sa.Index("jobs_ended", "finished"),
 )
 
 
@@ -73,6 +80,7 @@ class Job:
     lane: str | None = None
     order: dict[str, Any]
     plan: dict[str, Any] | None = None
+    reply: dict[str, Any] | None = None
     background: bool = False
     priority: int = 0
     previews: int = 0
@@ -98,103 +106,163 @@ class Job:
         return self.state in OPEN
 
 
+class QueueFull(ApiError):
+    """As many jobs are open as the operator allows."""
+
+    def __init__(self, waiting: int, seconds: float) -> None:
+        self.waiting, self.seconds = waiting, seconds
+        super().__init__(
+            429,
+            f"{waiting} requests are waiting already.",
+            f"Try again in {seconds:.0f} s.",
+            type="requests",
+            code="queue_full",
+            retry_after=seconds,
+        )
+
+
 def new_id() -> str:
     """An id that cannot be guessed."""
     return f"job_{secrets.token_urlsafe(16)}"
 
 
+_HERE: set[str] = set()  # the workers of this process
+
+
 def worker_id() -> str:
-    """This process, so that others on this machine can tell whether it is alive."""
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    """A new worker in this process; others on this machine can tell by it whether the process is alive."""
+    name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    _HERE.add(name)
+    return name
 
 
-def add(connection: sa.Connection, job: Job, bound: int) -> None:
-    """Enter a job, in the caller's transaction. Raises ApiError (429) where `bound` jobs are open already."""
-    waiting = connection.execute(_COUNT_OPEN).scalar_one()
-    if waiting >= bound:
-        raise ApiError(
-            429,
-            f"{waiting} requests are waiting already.",
-            "Try again a little later.",
-            type="requests",
-            code="queue_full",
-            retry_after=5,
-        )
-    connection.execute(jobs.insert(), _row(job))
+def is_gone(worker: str) -> bool:
+    """Whether a worker of this machine has no process any more. False also where that cannot be told."""
+    host, pid, _ = worker.rsplit(":", 2)
+    if host != socket.gethostname() or worker in _HERE:
+        return False
+    if int(pid) == os.getpid():  # as in a container that was started again
+        return True
+    try:
+        if os.name == "posix":  # elsewhere this would end the process
+            os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is another user's
+        return False
+    return False
 
 
-def claim(
-    database: Database, worker: str, pool: str, lease: float, *, together: int = 1, now: float | None = None
-) -> list[Job]:
+def add(connection: sa.Connection, job: Job, bound: int, worker: str | None = None, lease: float = 0.0) -> Job:
+    """Enter a job, in the caller's transaction; at once as `worker`'s, if one is named and no other of its pool waits.
+
+    Raises QueueFull where `bound` jobs are open already.
+    """
+    if connection.dialect.name != "sqlite":  # where nobody else can write meanwhile
+        connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+    count = connection.execute(_COUNT_OPEN, {"pool": job.pool}).one()
+    if count.all >= bound:
+        raise QueueFull(count.all, _wait(connection, count.all))
+    row = _plain(_fields(job))
+    if worker is not None and not count.waiting:
+        row |= {"state": RUNNING, "worker": worker, "started": time.time(), "attempts": 1}
+        row["lease"] = _now(connection) + lease
+    connection.execute(jobs.insert().values(**row))
+    return replace(job, **{name: row[name] for name in ("state", "worker", "started", "attempts")})
+
+
+def claim(database: Database, worker: str, pool: str, lease: float, together: int = 1) -> list[Job]:
     """The next job of a pool, with up to `together` - 1 more of its lane; [] if none waits."""
-    now = time.time() if now is None else now
     queued = (jobs.c.state == QUEUED) & (jobs.c.pool == pool)
-    with database.read() as connection:  # an idle worker must not take the lock of SQLite
-        if connection.execute(sa.select(jobs.c.id).where(queued).limit(1)).first() is None:
-            return []
-    waiting = sa.select(jobs).where(queued).order_by(jobs.c.priority.desc(), jobs.c.created)
+    waiting = sa.select(jobs).where(queued).order_by(jobs.c.priority.desc(), jobs.c.created, jobs.c.id)
     waiting = waiting.with_for_update(skip_locked=True)
     with database.write() as connection:
         rows = list(connection.execute(waiting.limit(1)).all())
         if rows and together > 1 and rows[0].lane is not None:
             same = waiting.where(jobs.c.lane == rows[0].lane, jobs.c.id != rows[0].id)
             rows += connection.execute(same.limit(together - 1)).all()
-        taken = {"state": RUNNING, "worker": worker, "lease": now + lease, "started": now}
-        ids = [row.id for row in rows]
-        update = jobs.update().where(jobs.c.id.in_(ids)).values(**taken, attempts=jobs.c.attempts + 1)
-        if ids:
-            connection.execute(update)
+        taken = {"state": RUNNING, "worker": worker, "started": time.time()}
+        update = jobs.update().where(jobs.c.id.in_([row.id for row in rows]))
+        if rows:
+            more = {"lease": _now(connection) + lease, "attempts": jobs.c.attempts + 1}
+            connection.execute(update.values(**taken, **more))
     return [_job(row, **taken, attempts=row.attempts + 1) for row in rows]
+
+
+def waiting(connection: sa.Connection) -> list[str]:
+    """The pools in which jobs wait."""
+    return list(connection.execute(sa.select(jobs.c.pool).where(jobs.c.state == QUEUED).distinct()).scalars())
 
 
 def finish(connection: sa.Connection, job: Job, state: str, **values: Any) -> bool:
     """End a running job, in the caller's transaction; False if it is not this worker's any more: then enter nothing."""
     mine = (jobs.c.id == job.id) & (jobs.c.state == RUNNING) & (jobs.c.worker == job.worker)
+    mine &= jobs.c.attempts == job.attempts  # it may have lost the job and got it again
     ended = connection.execute(jobs.update().where(mine).values(state=state, finished=time.time(), **_plain(values)))
     return ended.rowcount == 1
 
 
-def cancel_waiting(connection: sa.Connection, job_id: str) -> bool:
-    """Cancel a job that nobody works on yet; else mark it, for its worker to see, and return False."""
-    values = {"state": CANCELLED, "finished": time.time(), "cancel": True}
-    waiting = (jobs.c.id == job_id) & (jobs.c.state == QUEUED)
-    if connection.execute(jobs.update().where(waiting).values(**values)).rowcount == 1:
+def cancel(connection: sa.Connection, job_id: str, error: ApiError) -> bool:
+    """Cancel a job that nobody works on yet, with what its client is told; else mark it, for its worker to see, and
+    return False."""
+    values = {"state": CANCELLED, "finished": time.time(), "cancel": True, **_plain({"error": error.to_json()})}
+    one = jobs.update().where(jobs.c.id == job_id)
+    if connection.execute(one.where(jobs.c.state == QUEUED).values(**values)).rowcount == 1:
         return True
-    connection.execute(jobs.update().where(jobs.c.id == job_id).values(cancel=True))
+    connection.execute(one.where(jobs.c.state == RUNNING).values(cancel=True))
     return False
 
 
-def beat(database: Database, worker: str, lease: float) -> list[str]:
-    """Renew the leases of a worker; the ids of its jobs that were cancelled meanwhile."""
-    mine = (jobs.c.worker == worker) & (jobs.c.state == RUNNING)
-    with database.write() as connection:
-        connection.execute(jobs.update().where(mine).values(lease=time.time() + lease))
-        return list(connection.execute(sa.select(jobs.c.id).where(mine, jobs.c.cancel)).scalars())
+def beat(connection: sa.Connection, worker: str, ids: Collection[str], lease: float) -> set[str]:
+    """Renew the leases of those of `ids` that are still the worker's; which those are."""
+    mine = (jobs.c.worker == worker) & (jobs.c.state == RUNNING) & jobs.c.id.in_(ids)
+    renewed = jobs.update().where(mine).values(lease=_now(connection) + lease).returning(jobs.c.id)
+    return set(connection.execute(renewed).scalars())
 
 
-def reclaim(connection: sa.Connection, now: float | None = None) -> tuple[list[str], list[Job]]:
-    """Put the jobs of workers that died back, in the caller's transaction: their ids, and those given up for good."""
-    now = time.time() if now is None else now
-    lost = (jobs.c.state == RUNNING) & (jobs.c.lease < now)
-    rows = connection.execute(sa.select(jobs).where(lost).with_for_update(skip_locked=True)).all()
-    again = [row.id for row in rows if row.attempts < ATTEMPTS and not row.cancel]
-    given_up = [_job(row) for row in rows if row.id not in again]
+def cancelled(connection: sa.Connection, worker: str) -> list[str]:
+    """The running jobs of a worker that were cancelled meanwhile."""
+    mine = (jobs.c.worker == worker) & (jobs.c.state == RUNNING) & jobs.c.cancel
+    return list(connection.execute(sa.select(jobs.c.id).where(mine)).scalars())
+
+
+def lost(connection: sa.Connection) -> list[str]:
+    """The running jobs whose workers died."""
+    now = _now(connection)
+    running = jobs.c.state == RUNNING
+    gone = []
+    if connection.dialect.name == "sqlite":  # all are on this machine
+        workers = connection.execute(sa.select(jobs.c.worker).where(running).distinct()).scalars()
+        gone = [worker for worker in workers if is_gone(worker)]
+    over = (jobs.c.lease < now) | (jobs.c.lease > now + FAR) | jobs.c.worker.in_(gone)
+    return list(connection.execute(sa.select(jobs.c.id).where(running, over)).scalars())
+
+
+def take_back(connection: sa.Connection, ids: Sequence[str] | None, worker: str | None = None) -> list[Job]:
+    """Put running jobs back into the queue, in the caller's transaction: those of `ids`, whose workers died, or all
+    of `worker`, which stops (nothing of it counts as an attempt).
+
+    Returned are those that the caller must end: they were cancelled, or begun too often.
+    """
+    running = sa.select(jobs).where(jobs.c.state == RUNNING)
+    if ids is not None:
+        running = running.where(jobs.c.id.in_(ids))
+    if worker is not None:
+        running = running.where(jobs.c.worker == worker)
+    rows = connection.execute(running.with_for_update(skip_locked=True)).all()
+    over = [row for row in rows if row.cancel or (worker is None and row.attempts >= ATTEMPTS)]
+    again = [row.id for row in rows if row not in over]
     if again:
-        back = jobs.update().where(jobs.c.id.in_(again)).values(state=QUEUED, worker=None, lease=None)
-        connection.execute(back)
-    return again, given_up
-
-
-def put_back(connection: sa.Connection, worker: str) -> None:
-    """Give up the jobs that a worker has begun, for others to do; nothing of it counts as an attempt."""
-    mine = (jobs.c.worker == worker) & (jobs.c.state == RUNNING)
-    back = {"state": QUEUED, "worker": None, "lease": None}
-    connection.execute(jobs.update().where(mine).values(**back, attempts=jobs.c.attempts - 1))
+        back = {"state": QUEUED, "worker": None, "lease": None, "done": 0}
+        attempts = jobs.c.attempts - (worker is not None)
+        connection.execute(jobs.update().where(jobs.c.id.in_(again)).values(**back, attempts=attempts))
+    return [_job(row) for row in over]
 
 
 def progress(connection: sa.Connection, job: Job, done: int, total: int) -> None:
     """Note how far a job is, for those who ask from elsewhere."""
-    connection.execute(jobs.update().where(jobs.c.id == job.id).values(done=done, total=total))
+    mine = (jobs.c.id == job.id) & (jobs.c.state == RUNNING) & (jobs.c.worker == job.worker)
+    connection.execute(jobs.update().where(mine).values(done=done, total=total))
 
 
 def get(connection: sa.Connection, job_id: str, owner: str | None = None) -> Job | None:
@@ -204,34 +272,66 @@ def get(connection: sa.Connection, job_id: str, owner: str | None = None) -> Job
     return None if row is None else _job(row)
 
 
+def news(connection: sa.Connection, ids: Collection[str]) -> dict[str, Any]:
+    """state, done, total and previews of each of `ids`."""
+    columns = (jobs.c.id, jobs.c.state, jobs.c.done, jobs.c.total, jobs.c.previews)
+    return {row.id: row for row in connection.execute(sa.select(*columns).where(jobs.c.id.in_(ids)))}
+
+
 def listed(
     connection: sa.Connection,
     owner: str | None,
+    *,
     states: Sequence[str] = (),
     limit: int = 20,
-    before: float | None = None,
+    after: Job | None = None,
 ) -> list[Job]:
-    """Jobs, the newest first; created before a time if one is given."""
-    query = sa.select(jobs).order_by(jobs.c.created.desc()).limit(limit)
+    """Jobs of `owner` (None: of everybody), the newest first, from behind `after`."""
+    newest = (jobs.c.created.desc(), jobs.c.id.desc())
+    query = sa.select(jobs).order_by(*newest).limit(limit)
     if owner is not None:
         query = query.where(jobs.c.owner == owner)
     if states:
         query = query.where(jobs.c.state.in_(states))
-    if before is not None:
-        query = query.where(jobs.c.created < before)
+    if after is not None:
+        query = query.where(sa.tuple_(jobs.c.created, jobs.c.id) < (after.created, after.id))
     return [_job(row) for row in connection.execute(query)]
 
 
-_COUNT_OPEN = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.state.in_(OPEN))
-_JSON = ("order", "plan", "result", "error")
+def sweep(connection: sa.Connection, before: float) -> int:
+    """Forget the jobs that ended before a time; how many."""
+    return connection.execute(jobs.delete().where(jobs.c.finished < before, jobs.c.state.not_in(OPEN))).rowcount
+
+
+def _wait(connection: sa.Connection, waiting: int) -> float:
+    """Seconds until half of what waits is done, at the pace of the last minute."""
+    now = time.time()
+    ended = sa.select(sa.func.count(), sa.func.min(jobs.c.finished)).where(jobs.c.finished > now - PACE)
+    count, first = connection.execute(ended).one()
+    if not count:
+        return PACE / 2
+    return float(min(PACE, max(1.0, waiting / 2 * (now - first) / count)))
+
+
+def _now(connection: sa.Connection) -> Any:
+    """The time by which leases go: the database's, where it has a clock of its own."""
+    return time.time() if connection.dialect.name == "sqlite" else _CLOCK
+
+
+_CLOCK = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
+_IS_WAITING = (jobs.c.state == QUEUED) & (jobs.c.pool == sa.bindparam("pool"))
+_COUNT_OPEN = sa.select(
+    sa.func.count().label("all"), sa.func.coalesce(sa.func.sum(sa.case((_IS_WAITING, 1), else_=0)), 0).label("waiting")
+).where(jobs.c.state.in_(OPEN))
+_JSON = ("order", "plan", "reply", "result", "error")
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return {name: json.dumps(value) if name in _JSON and value is not None else value for name, value in values.items()}
 
 
-def _row(job: Job) -> dict[str, Any]:
-    return _plain({name: getattr(job, name) for name in Job.__dataclass_fields__})
+def _fields(job: Job) -> dict[str, Any]:
+    return {name: getattr(job, name) for name in Job.__dataclass_fields__}
 
 
 def _job(row: Any, **newer: Any) -> Job:

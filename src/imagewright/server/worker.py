@@ -1,99 +1,111 @@
 """Takes jobs from the queue and does them: in the server's process, or in as many others as wanted.
 
-A pool for work on this machine's cores, one for work that hosted services do. A job's pictures are written to the
-store first; then one transaction enters them, settles the price and ends the job.
+A pool for work on this machine's cores, with a seat for each picture that its engine draws at once, and one for work
+that hosted services do. Whoever has a seat does one job after the other while any wait. Jobs that this process accepts
+get a free seat in the transaction that accepts them; a thread looks for those of other processes.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from typing import Any
-
-import numpy as np
-from PIL import Image
+from dataclasses import dataclass, field
+from functools import partial
 
 from imagewright.database import Database
-from imagewright.pictures import encode
-from imagewright.provenance.record import to_json
-from imagewright.provenance.seal import seal
-from imagewright.request import ImageRequest, ImageResult
+from imagewright.engines.catalog import DEFAULT_ENGINE
+from imagewright.errors import ImagewrightError
 from imagewright.server import errors, jobs, orders
+from imagewright.server.delivery import Delivery
 from imagewright.server.gateway import Gateway
 from imagewright.server.hub import Hub
 from imagewright.server.jobs import Job
 from imagewright.server.settings import DAY, Settings
-from imagewright.server.usage import Bill
-from imagewright.store import Row, Store, new_id
-from imagewright.watch import Stop, Watch
+from imagewright.store import Store
+from imagewright.watch import Stop
 
 log = logging.getLogger(__name__)
-POLL = 0.25  # seconds between two looks for work that another process accepted
+POLL = 0.25  # s between two looks for what other processes accepted or cancelled
+LONGEST = 5.0  # s between two looks where the database cannot be reached
+TIDY = 600.0  # s between two sweeps of what is kept no longer
 HOSTED = 32  # calls to hosted services at once
 TOGETHER = 8  # jobs of one lane that are drawn together, at most
 
+TOO_OFTEN = errors.ApiError(500, "The work was begun several times and never ended.", type="server_error")
+CANCELLED = errors.ApiError(499, "The request was cancelled.", code="cancelled")
+
 
 @dataclass
-class _Pool:
+class Pool:
+    """Seats for jobs of one kind. `maybe`: some may wait in the queue."""
+
     name: str
     slots: int
     together: int
+    maybe: bool = True
     free: threading.Semaphore = field(init=False)
-    work: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.free = threading.Semaphore(self.slots)
 
 
 class Worker:
-    """Does jobs in threads of its own until it is stopped."""
+    """Does jobs in threads of its own until it is stopped. `slots`: on this machine's cores, by default as many as the
+    default model's engine takes."""
 
-    def __init__(self, database: Database, store: Store, gateway: Gateway, settings: Settings, hub: Hub) -> None:
+    def __init__(
+        self,
+        database: Database,
+        store: Store,
+        gateway: Gateway,
+        settings: Settings,
+        hub: Hub,
+        slots: int | None = None,
+    ) -> None:
         self.database, self.store, self.gateway, self.settings, self.hub = database, store, gateway, settings, hub
         self.id = jobs.worker_id()
-        self._pools = [
-            _Pool("local", 1, TOGETHER if settings.coalesce else 1),
-            _Pool("hosted", HOSTED, 1),
-        ]
+        self.delivery = Delivery(database, store, gateway, settings, hub)
+        local = slots or (_seats(gateway) if settings.coalesce else 1)
+        self.pools = {
+            "local": Pool("local", local, TOGETHER if settings.coalesce else 1),
+            "hosted": Pool("hosted", HOSTED, 1),
+        }
         self._stops: dict[str, Stop] = {}
-        self._ending = threading.Event()
+        self._ending, self._bell, self._claiming = threading.Event(), threading.Event(), threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._hands = ThreadPoolExecutor(sum(pool.slots for pool in self._pools), thread_name_prefix="work")
+        self._hands = ThreadPoolExecutor(local + HOSTED, thread_name_prefix="work")
 
     def start(self) -> None:
-        """Begin to take jobs."""
-        self._threads = [threading.Thread(target=self._beat, daemon=True)]
-        self._threads += [threading.Thread(target=self._dispatch, args=(pool,), daemon=True) for pool in self._pools]
-        for thread in self._threads:
+        """Begin to take jobs; first those that died with a process of this machine."""
+        self._again("the queue", self.reclaim)
+        for act in (self._look, self._beat, self._tidy):
+            thread = threading.Thread(target=act, name=act.__name__, daemon=True)
+            self._threads.append(thread)
             thread.start()
 
-    def wake(self) -> None:
-        """There is new work."""
-        for pool in self._pools:
-            pool.work.set()
-
-    def cancel(self, job_id: str) -> None:
-        """Stop a job, if it is being done here."""
-        if stop := self._stops.get(job_id):
-            stop.set()
+    def close(self) -> None:
+        """Take no more jobs; those begun go on."""
+        self._ending.set()
+        self._bell.set()
+        with self._claiming:
+            pass  # whoever was taking one has it now
 
     def stop(self, seconds: float) -> bool:
-        """Take no more jobs and wait for those begun; what is not done after `seconds` is stopped and put back.
+        """Close, and wait for the jobs begun; what is not done after `seconds` is stopped and put back.
 
         Whether all was done.
         """
-        self._ending.set()
-        self.wake()
+        self.close()
         until = time.monotonic() + seconds
         while self._stops and time.monotonic() < until:
-            time.sleep(0.02)
+            time.sleep(0.01)
         left = list(self._stops)
-        with self.database.write() as connection:
-            jobs.put_back(connection, self.id)
+        self._again("the queue", self.put_back)
+        self.delivery.closed.set()
         for job_id in left:
             self.cancel(job_id)
         self._hands.shutdown(wait=not left, cancel_futures=True)
@@ -101,160 +113,196 @@ class Worker:
             thread.join(timeout=2)
         return not left
 
-    def _dispatch(self, pool: _Pool) -> None:
-        while not self._ending.is_set():
-            pool.free.acquire()
-            try:
-                batch = self._claim(pool)
-            except Exception:
-                log.exception("the queue cannot be read")
-                batch = []
-            if batch:
-                self._hands.submit(self._do, pool, batch)
-                continue
-            pool.free.release()
-            pool.work.wait(POLL)
-            pool.work.clear()
+    def cancel(self, job_id: str) -> None:
+        """Stop a job, if it is being done here."""
+        if stop := self._stops.get(job_id):
+            stop.set()
 
-    def _claim(self, pool: _Pool) -> list[Job]:
-        if self._ending.is_set():
-            return []
-        batch = jobs.claim(self.database, self.id, pool.name, self.settings.lease, together=pool.together)
-        for job in batch:
+    def does(self, job_id: str) -> bool:
+        """Whether a job is being done here."""
+        return job_id in self._stops
+
+    def seat(self, pool: str) -> Pool | None:
+        """A free seat for a job that is about to be accepted, see `accepted`; None: there is none, or others wait."""
+        found = self.pools[pool]
+        if self._ending.is_set() or found.maybe or not found.free.acquire(blocking=False):
+            return None
+        return found
+
+    def accepted(self, seat: Pool | None, job: Job | None) -> None:
+        """What `seat` gave was used for the job, or not: it waits in the queue, or there is none."""
+        if seat is not None and job is not None and job.worker == self.id:
             self._stops[job.id] = Stop()
-        return batch
+            self._submit(seat, [job])
+            return
+        if seat is not None:
+            seat.free.release()
+        if job is not None:
+            self.wake(job.pool)
 
-    def _beat(self) -> None:
-        while not self._ending.wait(self.settings.lease / 3):
-            try:
-                for job_id in jobs.beat(self.database, self.id, self.settings.lease):
-                    self.cancel(job_id)
-                self.reclaim()
-            except Exception:
-                log.exception("the leases cannot be renewed")
+    def _submit(self, pool: Pool, batch: Sequence[Job]) -> None:
+        try:
+            self._hands.submit(self._work, pool, batch)
+        except RuntimeError:  # stopped meanwhile
+            self._again("the queue", self.put_back)
+
+    def wake(self, pool: str) -> None:
+        """A job waits."""
+        self.pools[pool].maybe = True
+        self._bell.set()
 
     def reclaim(self) -> None:
         """Put back what workers that died had begun."""
+        with self.database.read() as connection:
+            lost = jobs.lost(connection)
+        if lost:
+            log.warning("%d jobs were left by workers that died", len(lost))
+            self._take_back(ids=lost)
+            for pool in self.pools:
+                self.wake(pool)
+
+    def put_back(self) -> None:
+        """Give up what this worker has begun, for others to do."""
+        self._take_back(worker=self.id)
+
+    def _take_back(self, ids: Sequence[str] | None = None, worker: str | None = None) -> None:
         with self.database.write() as connection:
-            again, given_up = jobs.reclaim(connection)
-            for job in given_up:
-                error = errors.ApiError(500, "The work was begun several times and never ended.", type="server_error")
-                if jobs.finish(connection, job, jobs.FAILED, error=error.to_json(), cost=0):
-                    self.gateway.settle(connection, job, Bill(status=error.status, error=error.code))
-        if again:
-            self.wake()
+            for job in jobs.take_back(connection, ids, worker):
+                self.delivery.end(connection, job, CANCELLED if job.cancel else TOO_OFTEN)
 
-    def _do(self, pool: _Pool, batch: Sequence[Job]) -> None:
-        try:
-            work = []
+    def _claim(self, pool: Pool) -> list[Job]:
+        with self._claiming:
+            if self._ending.is_set():
+                return []
+            pool.maybe = False  # before the look: who accepts a job after it says so again
+            try:
+                batch = jobs.claim(self.database, self.id, pool.name, self.settings.lease, pool.together)
+            except Exception:
+                pool.maybe = True
+                raise
             for job in batch:
-                try:
-                    work.append((job, orders.from_json(job.order, self.store.load), self._watch(job)))
-                except Exception as error:
-                    self._failed(job, error)
-            for (job, request, _), done in zip(work, self.gateway.make(work), strict=True):
-                self._deliver(job, request, done)
-        except Exception:
-            log.exception("a job could not be ended")
-        finally:
-            for job in batch:
-                self._stops.pop(job.id, None)
-            pool.free.release()
-            pool.work.set()
+                pool.maybe = True  # and more, perhaps
+                self._stops[job.id] = Stop()
+            return batch
 
-    def _watch(self, job: Job) -> Watch:
-        told = 0.0
-
-        def progress(done: int, total: int) -> None:
-            nonlocal told
-            self.hub.tell(job.id, "progress", done=done, total=total)
-            if job.background and time.monotonic() - told > 1:
-                told = time.monotonic()
-                with self.database.write() as connection:
-                    jobs.progress(connection, job, done, total)
-
-        def preview(index: int, image: Image.Image) -> None:
-            self.hub.tell(job.id, "partial", index=index, file=_preview(image, job.order))
-
-        return Watch(progress=progress, stop=self._stops[job.id], preview=preview, previews=job.previews)
-
-    def _deliver(self, job: Job, request: ImageRequest, done: ImageResult | Exception) -> None:
+    def _work(self, pool: Pool, batch: Sequence[Job]) -> None:
+        """One job after the other, until none waits; then the seat is free."""
         try:
-            if isinstance(done, Exception):
-                raise done
-            rows, files = self._keep(job, done)
-            result = {
-                "pictures": [
-                    {
-                        "id": row.id,
-                        "digest": row.digest,
-                        "media_type": row.media_type,
-                        "size": [row.width, row.height],
-                        "transparent": _sees_through(image),
-                    }
-                    for row, image in zip(rows, done.images, strict=True)
-                ],
-                "records": [dict(record) for record in done.records],
-                "adjustments": [asdict(one) for one in done.adjustments],
-                "model": done.model,
-                "engine": done.engine,
-                "seconds": done.seconds,
-            }
-            bill = self.gateway.bill(request, done)
-            with self.database.write() as connection:
-                if not jobs.finish(connection, job, jobs.DONE, result=result, cost=bill.cost):
-                    return
-                self.store.enter(connection, rows)
-                self.gateway.settle(connection, job, bill)
-            self.hub.tell(job.id, "ended", files=files)
+            while batch:
+                self._do(batch)
+                batch = self._claim(pool) if pool.maybe else []
         except Exception as error:
-            self._failed(job, error)
+            log.warning("the queue cannot be read: %s", error)
+        finally:
+            pool.free.release()
+            if pool.maybe:
+                self._bell.set()
 
-    def _keep(self, job: Job, result: ImageResult) -> tuple[list[Row], dict[str, bytes]]:
-        rows, files = [], {}
-        for image, record in zip(result.images, result.records, strict=True):
-            data = seal(image, record).data
-            row = Row(
-                id=new_id(),
-                created=time.time(),
-                digest=self.store.save(data),
-                media_type=_media_type(record["output_format"]),
-                width=image.width,
-                height=image.height,
-                bytes=len(data),
-                owner=job.owner,
-                model=result.model,
-                engine=result.engine,
-                prompt=record["prompt"],
-                seed=record["seed"],
-                expires=time.time() + self.settings.keep_days * DAY,
-                job=job.id,
-                record=to_json(record),
-            )
-            rows.append(row)
-            files[row.id] = data
-        return rows, files
+    def _do(self, batch: Sequence[Job]) -> None:
+        work = []
+        for job in batch:
+            try:
+                request = orders.from_json(job.order, self.store.load)
+                work.append((job, request, self.delivery.watch(job, self._stops[job.id])))
+            except Exception as error:
+                self._end(job, partial(self.delivery.failed, job, error))
+        for (job, request, _), done in zip(work, self.gateway.make(work), strict=True):
+            self._end(job, partial(self.delivery.deliver, job, request, done))
 
-    def _failed(self, job: Job, error: Exception) -> None:
-        told = errors.of(error)
-        if told.status >= 500:
-            log.error("job %s failed", job.id, exc_info=error)
-        state = jobs.CANCELLED if told.code == "cancelled" else jobs.FAILED
+    def _end(self, job: Job, end: Callable[[], None]) -> None:
+        try:
+            end()
+        except Exception:  # its lease will run out
+            log.exception("job %s could not be ended", job.id)
+        finally:
+            self._stops.pop(job.id, None)
+
+    def _look(self) -> None:
+        """Seats for what waits; stops for what was cancelled elsewhere."""
+        pause = POLL
+        while not self._ending.is_set():
+            rung = self._bell.wait(pause)
+            self._bell.clear()
+            try:
+                if not rung:
+                    self._look_around()
+                for pool in self.pools.values():
+                    self._fill(pool)
+                pause = POLL
+            except Exception as error:
+                log.warning("the queue cannot be read: %s", error)
+                pause = min(LONGEST, 2 * pause)
+                self._ending.wait(pause)
+
+    def _look_around(self) -> None:
+        with self.database.read() as connection:
+            for pool in jobs.waiting(connection):
+                self.pools[pool].maybe = True
+            gone = jobs.cancelled(connection, self.id) if self._stops else []
+        for job_id in gone:
+            self.cancel(job_id)
+
+    def _fill(self, pool: Pool) -> None:
+        while pool.maybe and not self._ending.is_set() and pool.free.acquire(blocking=False):
+            batch: list[Job] = []
+            try:
+                batch = self._claim(pool)
+            finally:
+                if not batch:
+                    pool.free.release()
+            if batch:
+                self._submit(pool, batch)
+
+    def _beat(self) -> None:
+        while not self._ending_in(self.settings.lease / 3):
+            try:
+                self.renew()
+                self.reclaim()
+            except Exception as error:
+                log.warning("the leases cannot be renewed: %s", error)
+
+    def renew(self) -> None:
+        """Keep what is being done here, and stop what is not ours any more."""
+        here = list(self._stops)
+        if not here:
+            return
         with self.database.write() as connection:
-            if jobs.finish(connection, job, state, error=told.to_json(), cost=0):
-                self.gateway.settle(connection, job, Bill(status=told.status, error=told.code))
-        self.hub.tell(job.id, "ended", files={})
+            ours = jobs.beat(connection, self.id, here, self.settings.lease)
+        for job_id in set(here) - ours:
+            self.cancel(job_id)
+
+    def _ending_in(self, seconds: float) -> bool:
+        """Wait; whether all work is over. Leases are renewed as long as any goes on."""
+        self.delivery.closed.wait(seconds)
+        return self.delivery.closed.is_set()
+
+    def _tidy(self) -> None:
+        """Forget what is kept no longer."""
+        while not self.delivery.closed.wait(TIDY * random.uniform(0.5, 1.5)):  # not all processes at once
+            try:
+                with self.database.write() as connection:
+                    jobs.sweep(connection, time.time() - self.settings.keep_days * DAY)
+                self.store.sweep()
+            except Exception as error:
+                log.warning("what is old could not be swept: %s", error)
+
+    def _again(self, what: str, act: Callable[[], None], tries: int = 3) -> None:
+        """`act`, a few times if it must be; what then is left to do, leases will do."""
+        for pause in (0.1, 0.5, 0.0)[-tries:]:
+            try:
+                return act()
+            except Exception as error:
+                log.warning("%s cannot be reached: %s", what, error)
+                time.sleep(pause)
 
 
-def _preview(image: Image.Image, order: Mapping[str, Any]) -> bytes:
-    """A picture on the way, in the format that its order asks for."""
-    return encode(image, order.get("output_format", "png"), order.get("output_compression", 100))
-
-
-def _sees_through(image: Image.Image) -> bool:
-    """Whether any pixel of a picture is transparent."""
-    return image.has_transparency_data and bool(np.asarray(image.convert("RGBA"))[..., 3].min() < 255)
-
-
-def _media_type(output_format: str) -> str:
-    return "image/svg+xml" if output_format == "svg" else f"image/{output_format}"
+def _seats(gateway: Gateway) -> int:
+    """How many jobs the engine of the default model takes at once."""
+    catalog = gateway.workshop.catalog
+    try:
+        engine, name = catalog.find(gateway.settings.default_model)
+        if engine.find(name).technique != "hosted":
+            return engine.concurrency
+    except ImagewrightError:  # which is said to whoever asks for it
+        pass
+    return catalog.engine(DEFAULT_ENGINE).concurrency
