@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageFilter
 
+from imagewright.editing import masks
 from imagewright.editing.masks import Hole
 from imagewright.resampling import resize
 
@@ -25,7 +26,6 @@ def where(before: Image.Image, after: Image.Image, size: tuple[int, int]) -> Hol
     difference = Image.fromarray(np.abs(one - other).mean(axis=-1).astype(np.uint8))
     side = max(before.size)
     near = difference.filter(ImageFilter.BoxBlur(round(AROUND * side)))
-    far = near.point(lambda level: 255 * (level > 255 * DIFFERENT))
-    grown = far.filter(ImageFilter.MaxFilter(2 * round(GROWN * side) + 1))
-    hole: Hole = np.asarray(grown.resize(size, Image.Resampling.BILINEAR)) > 127
+    grown = masks.grown(np.asarray(near) > 255 * DIFFERENT, round(GROWN * side))
+    hole: Hole = np.asarray(Image.fromarray(grown).convert("L").resize(size, Image.Resampling.BILINEAR)) > 127
     return np.ones_like(hole) if hole.mean() > MOSTLY else hole

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageOps
 
 from imagewright.errors import RequestError
 from imagewright.pictures import encode, save_atomic
@@ -101,10 +101,12 @@ def fitted(mask: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, list[
 
 def grown(found: Hole, by: int) -> Hole:
     """The hole and what lies up to `by` pixels beside it."""
-    wide = Image.fromarray(found).convert("L")
-    for _ in range(by):
-        wide = wide.filter(ImageFilter.MaxFilter(3))
-    return np.asarray(wide) > 0
+    for axis, side in enumerate(found.shape):
+        before = np.insert(np.cumsum(found, axis, dtype=np.int32), 0, 0, axis)  # how many True there are before each
+        at = np.arange(side)
+        ends, starts = np.minimum(at + by + 1, side), np.maximum(at - by, 0)
+        found = before.take(ends, axis) > before.take(starts, axis)
+    return found
 
 
 def save(mask: Image.Image, path: Path) -> None:
