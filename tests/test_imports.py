@@ -61,9 +61,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": _MAKING,
     "verbs": _MAKING | {"prompt", "chain"},
     "tools": _MAKING | {"chain", "verbs", "vector"},
+    "conversation": _MAKING | {"prompt", "chain", "verbs", "tools", "data", "config"},
     "server": _MAKING
     | _TOP
-    | {"config", "database", "store", "verbs", "tools", "chain", "vector", "training", "evaluation", "prompt"},
+    | {"config", "database", "store", "verbs", "tools", "chain", "vector", "training", "evaluation", "prompt"}
+    | {"conversation"},
 }
 EXCEPTIONS = {
     ("engines", "training.checkpoint"),  # a trained engine reads checkpoints
