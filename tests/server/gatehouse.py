@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +113,7 @@ def entered(found: Gateway, database: Database, caller: Caller, begun: bool = Tr
         order=orders.to_json(request, lambda data, size: ""),
         plan=choice.plan,
         reserved=choice.estimate or 0,
+        created=time.time(),
     )
     with database.write() as connection:
         jobs.add(connection, job, 10_000)

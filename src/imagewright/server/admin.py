@@ -62,19 +62,22 @@ class Window(BaseModel):
     limit: int = Field(default=100, ge=1, le=usage.MAX_ROWS)
 
 
-Asked = Annotated[Window, Query()]
+class WindowOfAll(Window):
+    """The same, of one key or of all."""
+
+    key: str | None = Field(default=None, max_length=64)
 
 
 @router.get("/usage")
-async def own_usage(http: Request, caller: Maker, window: Asked) -> Json:
+async def own_usage(http: Request, caller: Maker, window: Annotated[Window, Query()]) -> Json:
     """What the caller's key has used: sums by model or day, or the rows of the log, the newest first."""
     return await run_in_threadpool(_usage, http.app.state.database, window, caller.key_id)
 
 
 @router.get("/admin/usage")
-async def all_usage(http: Request, caller: Operator, window: Asked, key: str | None = None) -> Json:
+async def all_usage(http: Request, caller: Operator, window: Annotated[WindowOfAll, Query()]) -> Json:
     """What all keys have used, or one."""
-    return await run_in_threadpool(_usage, http.app.state.database, window, key)
+    return await run_in_threadpool(_usage, http.app.state.database, window, window.key)
 
 
 @router.post("/admin/keys", status_code=201)

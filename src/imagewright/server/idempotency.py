@@ -79,7 +79,8 @@ def earlier(connection: sa.Connection, insert: Any, once: Once, job: Job, now: f
     now = time.time() if now is None else now
     connection.execute(idempotency.delete().where(idempotency.c.created < now - KEPT))
     row = {"owner": job.owner, "name": once.name, "digest": once.digest, "job": job.id, "created": now}
-    if connection.execute(insert(idempotency).values(row).on_conflict_do_nothing()).rowcount == 1:
+    entered = insert(idempotency).values(row).on_conflict_do_nothing().returning(idempotency.c.job)
+    if connection.execute(entered).first() is not None:
         return None
     known = idempotency.c.owner == job.owner, idempotency.c.name == once.name
     found = connection.execute(sa.select(idempotency).where(*known)).one()
