@@ -11,13 +11,14 @@ name.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from threading import RLock
 
 from imagewright.engines.engine import Engine, ModelInfo
 from imagewright.errors import (
@@ -83,10 +84,10 @@ _HOSTED = {
 
 
 class Catalog:
-    """Finds engines and models. Engines are made on first use and kept."""
+    """Finds engines and models, from any thread. Engines are made on first use and kept."""
 
     def __init__(self) -> None:
-        self._engines: dict[str, Engine] = {}
+        self._lock, self._engines = RLock(), dict[str, Engine]()
 
     @cached_property
     def _sources(self) -> dict[str, _Source]:
@@ -96,12 +97,13 @@ class Catalog:
 
     def engine(self, name: str) -> Engine:
         """The engine called `name`. Raises ModelNotFoundError, MissingExtraError, ModelError."""
-        if name not in self._engines:
-            source = _BUILT_IN.get(name) or _HOSTED.get(name) or self._sources.get(name)
-            if source is None:
-                raise ModelNotFoundError(f"No engine {name!r}.", f"There are: {', '.join(self._sources)}.")
-            self._engines[name] = _load(name, source)
-        return self._engines[name]
+        with self._lock:
+            if name not in self._engines:
+                source = _BUILT_IN.get(name) or _HOSTED.get(name) or self._sources.get(name)
+                if source is None:
+                    raise ModelNotFoundError(f"No engine {name!r}.", f"There are: {', '.join(self._sources)}.")
+                self._engines[name] = _load(name, source)
+            return self._engines[name]
 
     def find(self, name: str | None, technique: str | None = None) -> tuple[Engine, str | None]:
         """The engine of a model, and the model's name there; None is the first of `technique`, or without one the
@@ -122,7 +124,7 @@ class Catalog:
         return engine, own_name
 
     def _first_of(self, technique: str) -> str:
-        for listing in self.listings():
+        for listing in self._listed():
             for model in listing.models:
                 if model.technique == technique:
                     return f"{listing.engine}/{model.name}"
@@ -137,20 +139,24 @@ class Catalog:
         engine, _, rest = name.partition("/")
         if rest and engine in self._sources:
             return self.engine(engine), rest
-        listings = self.listings()
-        for listing in listings:
-            if any(model.name == name for model in listing.models):
+        here: list[str] = []
+        for listing in self._listed():
+            if name in (names := [model.name for model in listing.models]):
                 return self.engine(listing.engine), name
+            here += names
         if Path(name.removesuffix("@best")).is_dir():
             return self.engine(_engine_of(Path(name))), name
         if Path(name).is_file() or _HUB_ID.match(name):
             return self.engine("pretrained"), name
-        names = ", ".join(model.name for listing in listings for model in listing.models)
-        raise ModelNotFoundError(f"No model {name!r} here.", f"There are: {names or 'none'}, or give a run's folder.")
+        there = ", ".join(here) or "none"
+        raise ModelNotFoundError(f"No model {name!r} here.", f"There are: {there}, or give a run's folder.")
 
     def listings(self) -> Sequence[Listing]:
         """Every engine with its models, the built-in ones first; a missing extra or key is said, not raised."""
-        return [self._listing(name, source) for name, source in self._sources.items()]
+        return list(self._listed())
+
+    def _listed(self) -> Iterator[Listing]:
+        return (self._listing(name, source) for name, source in self._sources.items())
 
     def _listing(self, name: str, source: _Source) -> Listing:
         if source.needs and find_spec(source.needs) is None:

@@ -13,7 +13,7 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from importlib.resources import files
 from pathlib import Path
 from threading import Lock
@@ -217,6 +217,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / "model.json"
     if not path.is_file():
         raise ModelNotFoundError(f"There is no exported model in {folder}.", "Make one: imagewright export RUN DIR")
+    stat = path.stat()
+    return _described(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=64)  # while the file is the same: reading all of them took 1 ms a request
+def _described(path: Path, changed: int, size: int) -> dict[str, Any]:
     try:
         description: dict[str, Any] = json.loads(path.read_text("utf-8"))
         complete = description["format"] == FORMAT and set(description) >= KEYS
