@@ -158,6 +158,7 @@ class StandIn:
         class Handling(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             timeout = 30
+            disable_nagle_algorithm = True  # or every answer waits 40 ms for what follows its head
 
             def do_GET(self) -> None:
                 service._handle(self)

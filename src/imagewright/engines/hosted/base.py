@@ -66,7 +66,7 @@ class HostedEngine(Engine):
 
     def __init__(self, config: Config | None = None, transport: httpx.BaseTransport | None = None) -> None:
         self._given, self._transport = config, transport
-        self._clients: dict[str, httpx.Client] = {}
+        self._transports: dict[str, httpx.BaseTransport] = {}
         self._lock = Lock()
 
     @abstractmethod
@@ -111,7 +111,7 @@ class HostedEngine(Engine):
         from imagewright.engines.hosted.call import Call
 
         provider = self.provider(model)
-        return Call(self, provider, self._client(provider), watch)
+        return Call(self, provider, self._wire(provider), watch)
 
     def _keyed(self, provider: Provider) -> Provider:
         provider = replace(provider, base_url=provider.base_url or self.base_url)
@@ -208,20 +208,20 @@ class HostedEngine(Engine):
         made = [task.result() for task in tasks if not task.exception()]
         return made, [Adjustment("n", request.n, len(made), str(error)) for error in errors[:1]]
 
-    def _client(self, provider: Provider) -> httpx.Client:
+    def _wire(self, provider: Provider) -> httpx.BaseTransport:
         from imagewright.engines.hosted import wire
 
         with self._lock:
-            if provider.name not in self._clients:
-                self._clients[provider.name] = wire.client(provider.base_url, self._transport)
-            return self._clients[provider.name]
+            if provider.name not in self._transports:
+                self._transports[provider.name] = self._transport or wire.transport(provider.base_url)
+            return self._transports[provider.name]
 
     def close(self) -> None:
         """Closes the connections; the next call opens new ones."""
         with self._lock:
-            clients, self._clients = self._clients, {}
-        for client in clients.values():
-            client.close()
+            transports, self._transports = self._transports, {}
+        for transport in transports.values():
+            transport.close()
 
 
 def hosted_model(engine: str, name: str, summary: str, can: Capabilities, **extra: Any) -> ModelInfo:

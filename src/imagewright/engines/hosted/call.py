@@ -41,6 +41,7 @@ PATIENCE = 60.0  # seconds of Retry-After that are waited for
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})  # statuses that may pass
 GONE = frozenset({401, 403, 404, 410})  # of a picture that is fetched without a key: its link has ended
 
+_CONNECTING = {"timeout": {"connect": wire.CONNECT, "pool": wire.CONNECT}}
 _T = TypeVar("_T")
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -48,9 +49,9 @@ OnEvent = Callable[[dict[str, Any]], None]
 class Call:
     """The calls for one request. Usable from several threads at once."""
 
-    def __init__(self, engine: HostedEngine, provider: Provider, client: httpx.Client, watch: Watch) -> None:
+    def __init__(self, engine: HostedEngine, provider: Provider, transport: httpx.BaseTransport, watch: Watch) -> None:
         self.engine, self.provider, self.watch = engine, provider, watch
-        self._client, self._errand = client, wire.Errand(provider.timeout, watch)
+        self._transport, self._errand = transport, wire.Errand(provider.timeout, watch)
         self._breaker = breaker(f"{provider.name} {provider.base_url}")
 
     @property
@@ -120,7 +121,7 @@ class Call:
 
     def afterwards(self, seconds: float = 5.0) -> Call:
         """For what must still be said to the service when this is over: another deadline, and no stop."""
-        other = Call(self.engine, self.provider, self._client, Watch())
+        other = Call(self.engine, self.provider, self._transport, Watch())
         other._errand = wire.Errand(seconds, Watch())
         return other
 
@@ -155,7 +156,7 @@ class Call:
         return ProviderError(self._clean(f"{who} does not take this: {what}"), "Change the request.", **facts)
 
     def _facts(self, code: str | None) -> dict[str, Any]:
-        return {"provider": self.service, "code": code}
+        return {"provider": self.service, "code": code and self._clean(code)}
 
     def _clean(self, message: str) -> str:
         for secret in self.engine.secrets(self.provider):
@@ -164,7 +165,7 @@ class Call:
 
     def _request(self, method: str, url: str, headers: Mapping[str, str], **body: Any) -> httpx.Request:
         told = {"user-agent": f"imagewright/{__version__}", "accept-encoding": "identity", **headers}
-        return self._client.build_request(method, url, headers=told, **body)
+        return httpx.Request(method, url, headers=told, extensions=_CONNECTING, **body)
 
     def _own(self, path: str) -> str:
         """The URL for `path`. Raises ProviderError where that is not the service's own, which alone gets the key."""
@@ -186,8 +187,8 @@ class Call:
     def _read(self, response: httpx.Response, on_event: OnEvent | None = None) -> Answer:
         headers = response.headers
         if on_event is None or not headers.get("content-type", "").startswith("text/event-stream"):
-            return Answer(self.service, response.status_code, headers, wire.body(response))
-        for data in wire.events(response):
+            return Answer(self.service, response.status_code, headers, wire.body(response, wire.MAX_ANSWER))
+        for data in wire.events(response, wire.MAX_ANSWER):
             if data == b"[DONE]":
                 break
             try:
@@ -228,7 +229,7 @@ class Call:
         told = self._breaker.unknown
         try:
             with self._errand.serving():
-                response = self._client.send(request, stream=True)
+                response = self._transport.handle_request(request)
                 try:
                     answer = read(response)
                 finally:

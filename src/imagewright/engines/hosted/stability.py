@@ -242,12 +242,9 @@ class StabilityEngine(HostedEngine):
         self, name: str, path: str, fields: dict[str, str], picture: Image.Image, credits: float, watch: Watch
     ) -> ImageResult:
         """What a service that needs no request makes of a picture, with its record."""
-        from imagewright.engines.hosted.call import Call
-
         picture = masks.upright(picture)
         model = hosted_model(self.name, name, name.replace("-", " "), Capabilities(size=picture.size))
-        provider = self.provider(model)
-        call = Call(self, provider, self._client(provider), watch)
+        call = self.call(watch, model)
         sent = Form({"output_format": "png", **fields}, {"image": fitting.png(picture)})
         later = name == "upscale-creative"
         answer = call.post(
@@ -263,7 +260,7 @@ class StabilityEngine(HostedEngine):
             "model": name,
             "technique": model.technique,
             "licence": model.licence,
-            "provider": provider.name,
+            "provider": call.service,
             "prompt": fields.get("prompt", ""),
             "background": "auto",
             "size": list(image.size),

@@ -188,17 +188,15 @@ def _tls() -> Any:
     return httpx.create_ssl_context()
 
 
-def client(base_url: str, transport: httpx.BaseTransport | None = None) -> httpx.Client:
-    """Connections that are kept open between calls; for several threads at once. Follows no redirect."""
-    return httpx.Client(
-        transport=transport or _Transport(httpx.URL(base_url)),
-        follow_redirects=False,
-        trust_env=False,
-        timeout=httpx.Timeout(None, connect=CONNECT),
-    )
+def transport(base_url: str) -> httpx.BaseTransport:
+    """Connections that are kept open between calls; for several threads at once.
+
+    Used without a httpx.Client, which would follow cookies and write every URL, also of a private picture, to the log.
+    """
+    return _Transport(httpx.URL(base_url))
 
 
-def body(response: httpx.Response, limit: int = MAX_ANSWER) -> bytes:
+def body(response: httpx.Response, limit: int) -> bytes:
     """All of an answer. Raises TooLargeError."""
     size, parts = 0, []
     for part in response.iter_bytes():
@@ -209,7 +207,7 @@ def body(response: httpx.Response, limit: int = MAX_ANSWER) -> bytes:
     return b"".join(parts)
 
 
-def events(response: httpx.Response, limit: int = MAX_ANSWER) -> Iterator[bytes]:
+def events(response: httpx.Response, limit: int) -> Iterator[bytes]:
     """The data of each event of a stream (text/event-stream). Raises TooLargeError."""
     data: list[bytes] = []
     size = 0

@@ -1,0 +1,612 @@
+"""What all hosted engines share, against a service that makes trouble."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+
+import httpx
+import pytest
+from example_service import KEY, SIZE, ExampleEngine, ExampleService, engine_of
+from hosting import Only, config, hole, photo
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from standin import Reply, as_json, drawn
+
+from imagewright.config import Config
+from imagewright.engines.hosted import breaker, wire
+from imagewright.errors import (
+    CredentialError,
+    ImagewrightError,
+    ModelNotFoundError,
+    ModerationError,
+    ProviderError,
+    ProviderTimeoutError,
+    QuotaError,
+    StoppedError,
+)
+from imagewright.request import ImageRequest, ImageResult
+from imagewright.watch import Stop, Watch
+from imagewright.workshop import Workshop
+
+REQUEST = ImageRequest(prompt="a red cube", model="one", seed=5)
+TROUBLE = as_json({"error": {"message": "overloaded"}}, 503)
+
+
+@pytest.fixture
+def service() -> Iterator[ExampleService]:
+    with ExampleService() as running:
+        yield running
+
+
+@pytest.fixture
+def engine(service: ExampleService) -> Iterator[ExampleEngine]:
+    found = engine_of(service)
+    yield found
+    found.close()
+
+
+def made(engine: ExampleEngine, **fields: object) -> ImageResult:
+    return engine.generate(ImageRequest(**{"prompt": "a red cube", "model": "one", "seed": 5, **fields}))
+
+
+def test_a_picture_comes_with_its_record(service: ExampleService, engine: ExampleEngine) -> None:
+    result = made(engine)
+    assert result.images[0].size == SIZE
+    record = result.records[0]
+    assert (record["engine"], record["provider"], record["model"]) == ("example", "example", "one")
+    assert (record["request_id"], record["seed"], record["technique"]) == ("req-1", 5, "hosted")
+    assert service.asked[0].headers["user-agent"].startswith("imagewright/")
+
+
+def test_connections_are_kept(service: ExampleService, engine: ExampleEngine) -> None:
+    peers = set()
+    original = wire._Network.connect_tcp
+
+    def counted(self: wire._Network, *args: object, **options: object) -> object:
+        peers.add(object())
+        return original(self, *args, **options)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire._Network, "connect_tcp", counted)
+        for _ in range(5):
+            made(engine)
+    assert len(peers) == 1
+
+
+def test_one_engine_serves_many_threads(service: ExampleService, engine: ExampleEngine) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        seeds = list(pool.map(lambda seed: made(engine, seed=seed).records[0]["seed"], range(48)))
+    assert seeds == list(range(48))
+    assert sorted(asked.json()["seed"] for asked in service.asked) == list(range(48))
+
+
+def test_a_httpx_transport_can_be_given() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(418, json={"error": {"message": "a teapot", "code": "teapot"}})
+
+    engine = ExampleEngine(config("example", "https://example.invalid/v1", key=KEY), httpx.MockTransport(answer))
+    with pytest.raises(ProviderError, match="a teapot") as caught:
+        made(engine)
+    assert (caught.value.status, caught.value.code, caught.value.retryable) == (418, "teapot", False)
+
+
+# Keys
+
+
+def test_a_missing_key_names_its_variable(monkeypatch: pytest.MonkeyPatch, service: ExampleService) -> None:
+    engine = ExampleEngine(Config())
+    with pytest.raises(CredentialError) as caught:
+        made(engine)
+    assert "EXAMPLE_API_KEY" in caught.value.fix and "[providers.example]" in caught.value.fix
+    with pytest.raises(CredentialError):
+        engine.models()
+    monkeypatch.setenv("EXAMPLE_API_KEY", KEY)
+    monkeypatch.setenv("EXAMPLE_BASE_URL", f"{service.url}/v1")
+    assert made(engine).images[0].size == SIZE
+    engine.close()
+
+
+def test_an_unknown_model_is_said(engine: ExampleEngine) -> None:
+    with pytest.raises(ModelNotFoundError, match="one, later, each"):
+        made(engine, model="nothing")
+
+
+def test_a_wrong_key_is_said_once_and_not_shown(service: ExampleService, engine: ExampleEngine) -> None:
+    service.next.append(as_json({"error": {"message": f"Incorrect key: {KEY}"}}, 401))
+    with pytest.raises(CredentialError, match=r"Incorrect key: \*\*\*") as caught:
+        made(engine)
+    assert caught.value.status == 401
+    assert len(service.asked) == 1
+
+
+def test_no_key_is_anywhere(service: ExampleService, engine: ExampleEngine, caplog: pytest.LogCaptureFixture) -> None:
+    """At the most talkative: in no log, message, record, picture or text form, whatever goes wrong."""
+    troubles = [
+        as_json({"error": {"message": f"bad {KEY}"}}, 400),
+        as_json({"error": {"message": f"who is {KEY}?", "code": KEY}}, 403),
+        Reply(500, f"<html>{KEY}</html>".encode(), {}, "text/html"),
+        Reply(200, b"<html>", {}, "text/html"),
+        Reply(hang_up=True),
+        Reply(200, b'{"b64": "', {}, cut=3),
+        as_json({"b64": f"not base64 {KEY}"}),
+    ]
+    seen: list[str] = []
+    with caplog.at_level(logging.DEBUG):
+        for trouble in troubles:
+            breaker.forget()
+            service.next.extend([trouble] * 3)
+            with pytest.raises(ImagewrightError) as caught:
+                made(engine)
+            service.next.clear()
+            error: BaseException | None = caught.value
+            while error is not None:
+                seen += [str(error), repr(error), str(vars(error))]
+                error = error.__cause__ or error.__context__
+        result = Workshop(Only(engine)).make(REQUEST)
+    seen += [repr(result), str(result.records), str(result.images[0].info), repr(engine), repr(vars(engine))]
+    assert "example" in "".join(seen)
+    assert not [text for text in (*seen, caplog.text) if KEY in text]
+
+
+def test_the_key_goes_to_the_service_only(service: ExampleService, engine: ExampleEngine) -> None:
+    call = engine.call(Watch())
+    for url in ("https://elsewhere.example/x", "http://127.0.0.1:1/x", f"{service.url}.evil.example/v1/x"):
+        with pytest.raises(ProviderError, match="the key is not sent there"):
+            call.get(url)
+    assert not service.asked
+    made(engine, model="later")
+    assert [one for one in service.asked if one.path.startswith("/files")]  # which refuses a key
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://pictures.example/a.png",
+        "https://10.0.0.1/a.png",
+        "https://169.254.169.254/latest/meta-data",
+        "https://[::1]/a.png",
+        "https://127.0.0.1/a.png",
+        "file:///etc/passwd",
+        "ftp://pictures.example/a",
+        "//pictures.example/a",
+        "",
+        None,
+        7,
+    ],
+)
+def test_pictures_are_not_fetched_from_just_anywhere(url: object) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise AssertionError(request.url)
+
+    engine = ExampleEngine(config("example", "https://example.invalid/v1", key=KEY), httpx.MockTransport(answer))
+    with pytest.raises(ProviderError, match="is not fetched from"):
+        engine.call(Watch()).fetch(url)
+
+
+def test_pictures_are_fetched_below_the_hosts_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append((request.url.host, request.headers.get("x-key")))
+        return httpx.Response(200, content=b"picture")
+
+    monkeypatch.setattr(ExampleEngine, "result_hosts", ("files.example",))
+    monkeypatch.setattr(ExampleEngine, "own_hosts", ("api.example",))
+    engine = ExampleEngine(config("example", "https://example.invalid/v1", key=KEY), httpx.MockTransport(answer))
+    call = engine.call(Watch())
+    assert call.fetch("https://eu.files.example/1") == b"picture"
+    call.get("https://eu.api.example/poll")
+    assert asked == [("eu.files.example", None), ("eu.api.example", KEY)]
+    for url in ("https://evilfiles.example/1", "https://files.example.evil/1"):
+        with pytest.raises(ProviderError):
+            call.fetch(url)
+
+
+# Trouble
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind", "attempts"),
+    [
+        (as_json({"error": {"message": "busy", "code": "rate_limit_exceeded"}}, 429), QuotaError, 3),
+        (as_json({"error": {"message": "no money", "code": "insufficient_quota"}}, 429), QuotaError, 1),
+        (as_json({"error": {"message": "pay"}}, 402), QuotaError, 1),
+        (TROUBLE, ProviderError, 3),
+        (Reply(500, b"<html>oops</html>", {}, "text/html"), ProviderError, 1),  # the picture may have been charged
+        (Reply(504, b""), ProviderTimeoutError, 1),
+        (Reply(200, b'{"b64": "aaaa', {}, cut=5), ProviderError, 1),
+        (Reply(hang_up=True), ProviderError, 1),
+        (Reply(301, b"", {"location": "/elsewhere"}), ProviderError, 1),
+        (Reply(200, b"<html>hello</html>", {}, "text/html"), ProviderError, 1),
+        (as_json([1]), ProviderError, 1),
+        (as_json({"error": {"message": "no", "code": "moderation_blocked"}}, 400), ModerationError, 1),
+        (as_json({"error": {"message": "no", "code": "moderation_blocked"}}, 503), ModerationError, 1),
+        (as_json({"error": "text only"}, 400), ProviderError, 1),
+        (as_json({"error": {"message": 3, "code": None}}, 400), ProviderError, 1),
+        (as_json({"error": {"message": "stop"}}, 503, x_should_retry="false"), ProviderError, 1),
+        (as_json({"error": {"message": "more"}}, 500, x_should_retry="true"), ProviderError, 3),
+    ],
+)
+def test_what_goes_wrong_has_a_name(
+    service: ExampleService, engine: ExampleEngine, trouble: Reply, kind: type[ProviderError], attempts: int
+) -> None:
+    service.next.extend([trouble] * 5)
+    with pytest.raises(ProviderError) as caught:
+        made(engine)
+    assert type(caught.value) is kind
+    assert caught.value.provider == "example"
+    assert caught.value.fix
+    assert len(service.asked) == attempts
+
+
+def test_what_only_looks_is_asked_again(service: ExampleService, engine: ExampleEngine) -> None:
+    made(engine, model="later")
+    service.asked.clear()
+    half = Reply(200, b'{"percent": 40}', {}, cut=4)
+    service.next.extend([as_json({"id": "7"}), Reply(500), half, as_json({"percent": 1}), Reply(hang_up=True), TROUBLE])
+    assert made(engine, model="later").images[0].size == SIZE
+    assert service.count("/v1/later") == 1
+    assert service.count("/v1/later/7") >= 6
+
+
+def test_a_refusal_for_the_content_names_what_it_found(service: ExampleService, engine: ExampleEngine) -> None:
+    details = {"categories": ["violence", "self-harm"], "moderation_stage": "input"}
+    body = {"error": {"message": "blocked", "code": "moderation_blocked", "moderation_details": details}}
+    service.next.append(as_json(body, 400))
+    with pytest.raises(ModerationError, match="violence, self-harm") as caught:
+        made(engine)
+    assert (caught.value.code, caught.value.retryable, caught.value.status) == ("moderation_blocked", False, 400)
+    with pytest.raises(ModerationError):
+        made(engine, prompt="forbidden")
+
+
+@pytest.mark.parametrize("header", ["retry_after", "retry_after_ms"])
+def test_retry_after_is_kept(service: ExampleService, engine: ExampleEngine, header: str) -> None:
+    wait = {"retry_after": "1", "retry_after_ms": "1000"}[header]
+    service.next.append(as_json({"error": {"message": "slowly"}}, 429, **{header: wait}))
+    start = time.monotonic()
+    made(engine)
+    assert 1.0 <= time.monotonic() - start < 3.0
+    assert len(service.asked) == 2
+
+
+def test_a_long_retry_after_is_handed_on(service: ExampleService, engine: ExampleEngine) -> None:
+    later = "Wed, 01 Jan 2098 00:00:00 GMT"
+    for wait, least in (("90", 90), (later, 1e9)):
+        service.next.append(as_json({"error": {"message": "tomorrow"}}, 429, retry_after=wait))
+        with pytest.raises(QuotaError) as caught:
+            made(engine)
+        assert caught.value.retryable
+        assert caught.value.retry_after is not None and caught.value.retry_after >= least
+    assert len(service.asked) == 2
+
+
+@pytest.mark.parametrize("nonsense", ["soon", "-5", "1e999", "²"])
+def test_a_retry_after_that_says_nothing_is_no_wait(
+    service: ExampleService, engine: ExampleEngine, nonsense: str
+) -> None:
+    if nonsense == "²":
+        nonsense = nonsense.encode().decode("latin-1")
+    service.next.append(as_json({"error": {"message": "hm"}}, 429, retry_after=nonsense))
+    made(engine)
+    assert len(service.asked) == 2
+
+
+def test_nobody_there(engine: ExampleEngine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    gone = ExampleEngine(config("example", f"http://127.0.0.1:{port}/v1", key=KEY))
+    with pytest.raises(ProviderError, match="cannot be reached") as caught:
+        made(gone)
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [
+        Reply(200, b'{"b64": "AAAA"}', wait=30),
+        Reply(200, b'{"b64": "' + b"A" * 500, drip=0.05),
+    ],
+)
+def test_nothing_hangs_past_the_deadline(service: ExampleService, slow: Reply) -> None:
+    engine = engine_of(service, timeout=0.5)
+    service.next.append(slow)
+    start = time.monotonic()
+    with pytest.raises(ProviderTimeoutError, match=r"within 0\.5 s") as caught:
+        made(engine)
+    assert time.monotonic() - start < 1.0
+    assert caught.value.retryable and caught.value.code == "timeout"
+    assert len(service.asked) == 1
+    engine.close()
+
+
+def test_a_head_that_trickles_in_hangs_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        done = threading.Event()
+
+        def trickle() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nx-slow: ")
+                while not done.wait(0.05):
+                    try:
+                        connection.sendall(b"a")
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        engine = ExampleEngine(config("example", f"http://127.0.0.1:{server.getsockname()[1]}/v1", 0.5, key=KEY))
+        start = time.monotonic()
+        with pytest.raises(ProviderTimeoutError):
+            made(engine)
+        assert time.monotonic() - start < 1.0
+        done.set()
+        thread.join()
+        engine.close()
+
+
+def test_a_poll_ends_at_the_deadline(service: ExampleService) -> None:
+    engine = engine_of(service, timeout=0.4)
+    service.looks = 10_000
+    start = time.monotonic()
+    with pytest.raises(ProviderTimeoutError):
+        made(engine, model="later")
+    assert time.monotonic() - start < 1.0
+    engine.close()
+
+
+def test_too_large_an_answer_is_not_read(
+    service: ExampleService, engine: ExampleEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "MAX_ANSWER", 10_000)
+    service.next.append(Reply(200, b"A" * 20_000))
+    with pytest.raises(ProviderError, match="more than"):
+        made(engine)
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("model", ["one", "later"])
+@pytest.mark.parametrize(
+    "slow",
+    [
+        Reply(200, b"{}", wait=30),
+        Reply(200, b" " * 5000, drip=0.02),
+        as_json({"error": {"message": "wait"}}, 429, retry_after="30"),
+    ],
+)
+def test_a_stop_ends_what_is_in_flight(service: ExampleService, model: str, slow: Reply) -> None:
+    engine = engine_of(service, timeout=60)
+    service.next.append(slow)
+    stop = Stop()
+    timer = threading.Timer(0.2, stop.set)
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(StoppedError):
+        engine.generate(ImageRequest(prompt="x", model=model), Watch(stop=stop))
+    assert time.monotonic() - start < 1.0
+    timer.join()
+    assert made(engine).images[0].size == SIZE  # others go on
+    engine.close()
+
+
+def test_a_stop_ends_the_looking(service: ExampleService, engine: ExampleEngine) -> None:
+    service.looks = 10_000
+    stop, seen = Stop(), []
+
+    def progress(done: int, total: int) -> None:
+        seen.append(done / total)
+        if len(seen) == 3:
+            stop.set()
+
+    with pytest.raises(StoppedError):
+        engine.generate(ImageRequest(prompt="x", model="later"), Watch(progress, stop=stop))
+    assert seen == [0.4, 0.4, 0.4]
+
+
+def test_a_stop_before_anything_sends_nothing(service: ExampleService, engine: ExampleEngine) -> None:
+    stop = Stop()
+    stop.set()
+    with pytest.raises(StoppedError):
+        engine.generate(REQUEST, Watch(stop=stop))
+    assert not service.asked
+
+
+def test_a_late_stop_cuts_no_connection_of_others(service: ExampleService, engine: ExampleEngine) -> None:
+    stops = [Stop() for _ in range(20)]
+    for stop in stops:
+        engine.generate(REQUEST, Watch(stop=stop))
+        stop.set()  # the connection is back with the others, kept for the next call
+    made(engine)
+    assert len(service.asked) == 21
+
+
+# The breaker
+
+
+def test_a_service_that_is_down_is_left_alone(service: ExampleService, engine: ExampleEngine) -> None:
+    service.next.extend([TROUBLE] * 1000)
+    for _ in range(50):
+        with pytest.raises(ProviderError) as caught:
+            made(engine)
+    assert len(service.asked) == breaker.LIMIT  # of 50 calls, each of which may try three times
+    assert caught.value.code == "circuit_open"
+    assert caught.value.retryable and caught.value.retry_after
+
+
+def test_one_call_tries_whether_it_is_back(
+    service: ExampleService, engine: ExampleEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(breaker, "_breakers", {})
+    one = breaker.Breaker(clock=lambda: now[0])
+    breaker._breakers[f"example {service.url}/v1"] = one
+    service.next.extend([TROUBLE] * 5)
+    for _ in range(4):
+        with pytest.raises(ProviderError):
+            made(engine)
+    assert len(service.asked) == 5
+    now[0] += breaker.PAUSE + 1
+    service.next.append(TROUBLE)
+    with pytest.raises(ProviderError):
+        made(engine)
+    assert len(service.asked) == 6  # one probe, not sent again
+    now[0] += breaker.PAUSE + 1
+    made(engine)
+    made(engine)
+    assert len(service.asked) == 8
+
+
+def test_the_breaker_counts_in_a_row_and_lets_one_probe() -> None:
+    now = [0.0]
+    found = breaker.Breaker(limit=2, pause=10, clock=lambda: now[0])
+    found.failed()
+    found.answered()
+    found.failed()
+    assert found.enter() == 0
+    found.failed()
+    assert found.enter() == 10
+    now[0] = 10.5
+    assert found.enter() == 0
+    assert found.enter() == 1  # while the probe is under way
+    found.unknown()
+    assert found.enter() == 0
+    found.answered()
+    assert [found.enter(), found.enter()] == [0, 0]
+
+
+def test_refusals_are_answers(service: ExampleService, engine: ExampleEngine) -> None:
+    for status in (400, 401, 404, 429):
+        service.next.extend([as_json({"error": {"message": "no"}}, status, x_should_retry="false")] * 6)
+        for _ in range(6):
+            with pytest.raises(ProviderError):
+                made(engine)
+    made(engine)
+
+
+# Pictures
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GIF89a" + b"\0" * 50,
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"<html>no</html>",
+        drawn(kind="BMP"),
+        drawn(kind="PNG")[:30],
+    ],
+)
+def test_what_is_no_picture_is_said(service: ExampleService, engine: ExampleEngine, data: bytes) -> None:
+    service.picture = data
+    with pytest.raises(ProviderError, match="no picture"):
+        made(engine)
+
+
+def test_a_picture_too_large_is_not_read(service: ExampleService, engine: ExampleEngine) -> None:
+    head = drawn((1, 1))
+    service.picture = head[:16] + (30_000).to_bytes(4, "big") * 2 + head[24:]
+    with pytest.raises(ProviderError, match="no picture"):
+        made(engine)
+
+
+@pytest.mark.parametrize("edit", [False, True])
+def test_a_damaged_picture_is_said(service: ExampleService, engine: ExampleEngine, edit: bool) -> None:
+    whole = drawn(SIZE)
+    service.picture = whole[: len(whole) - 40]
+    fields = {"image": photo(), "mask": hole()} if edit else {}
+    with pytest.raises(ProviderError, match="damaged picture"):
+        made(engine, **fields)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_the_file_as_it_came_is_at_hand(service: ExampleService, engine: ExampleEngine, kind: str) -> None:
+    service.picture = drawn(SIZE, kind=kind)
+    result = engine.generate(REQUEST, decode=False)
+    assert result.images[0].info["original"] == (service.picture, f"image/{kind.lower()}")
+    assert result.size is None
+    finished = Workshop(Only(engine)).make(REQUEST)
+    assert finished.images[0].mode == "RGB" and finished.images[0].size == SIZE
+
+
+def test_a_files_own_words_are_not_believed(service: ExampleService, engine: ExampleEngine) -> None:
+    lies = PngInfo()
+    for name in ("record", "original", "imagewright", "svg", "provider"):
+        lies.add_text(name, "a lie")
+    out = BytesIO()
+    photo(SIZE).save(out, "PNG", pnginfo=lies)
+    service.picture = out.getvalue()
+    result = made(engine)
+    assert set(result.images[0].info) == {"original"}
+    assert result.records[0]["provider"] == "example"
+    assert "a lie" not in str(result.records)
+
+
+def test_another_size_is_said(service: ExampleService, engine: ExampleEngine) -> None:
+    service.picture = drawn((80, 40))
+    result = made(engine)
+    assert result.images[0].size == (80, 40) and result.size is None
+    assert [(one.field, one.requested, one.used) for one in result.adjustments] == [("size", SIZE, (80, 40))]
+    assert Workshop(Only(engine)).make(REQUEST).images[0].size == (80, 40)
+
+
+def test_what_the_mask_keeps_stays(service: ExampleService, engine: ExampleEngine) -> None:
+    picture, mask = photo(), hole()
+    result = made(engine, image=picture, mask=mask)
+    kept = mask.getchannel("A").point(lambda alpha: 255 if alpha else 0)
+    black = Image.new("RGB", picture.size)
+    ours = Image.composite(result.images[0], black, kept)
+    assert ours.tobytes() == Image.composite(picture, black, kept).tobytes()
+    assert result.images[0].tobytes() != picture.tobytes()
+    assert result.records[0]["changed_outside_mask"] == 0
+    assert result.records[0]["provider"] == "example"
+    assert result.records[0]["strength"] is None
+
+
+# Several pictures
+
+
+def test_several_are_asked_one_by_one_with_their_own_seeds(service: ExampleService, engine: ExampleEngine) -> None:
+    result = made(engine, model="each", n=5, seed=2**32 - 2)
+    assert [record["seed"] for record in result.records] == [2**32 - 2, 2**32 - 1, 0, 1, 2]
+    assert sorted(asked.json()["seed"] for asked in service.asked) == [0, 1, 2, 2**32 - 2, 2**32 - 1]
+
+
+def test_those_that_came_are_kept(service: ExampleService, engine: ExampleEngine) -> None:
+    service.next.append(as_json({"error": {"message": "no", "code": "moderation_blocked"}}, 400))
+    result = made(engine, model="each", n=3)
+    assert len(result) == len(result.records) == 2
+    (said,) = result.adjustments
+    assert (said.field, said.requested, said.used) == ("n", 3, 2)
+    assert "refused" in said.reason
+
+
+def test_where_none_came_the_first_reason_is_said(service: ExampleService, engine: ExampleEngine) -> None:
+    service.next.extend([as_json({"error": {"message": "no", "code": "moderation_blocked"}}, 400)] * 3)
+    with pytest.raises(ModerationError):
+        made(engine, model="each", n=3)
+
+
+def test_a_proxy_of_the_environment_is_used(service: ExampleService, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [one for one in os.environ if one.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("http_proxy", service.url)
+    engine = ExampleEngine(config("example", "http://far.invalid/v1", key=KEY))
+    assert made(engine).images[0].size == SIZE
+    assert service.asked[0].headers["host"] == "far.invalid"
+    monkeypatch.setenv("no_proxy", "far.invalid")
+    direct = ExampleEngine(config("example", "http://far.invalid/v1", key=KEY))
+    with pytest.raises(ProviderError, match="cannot be reached"):
+        made(direct)
+    engine.close()
+    direct.close()
