@@ -12,11 +12,8 @@ export PROMPT
 picture: $(VENV)/.base  ## make a picture here: make picture PROMPT="red apple"
 	@$(BIN)/imagewright generate -- "$$PROMPT"
 
-# Two processes: with OpenVINO loaded, a training test that is sent a signal ends in a segmentation fault.
-ENGINES := tests/engines tests/models tests/provenance tests/refine
 test: $(VENV)/.test  ## run the tests
-	@$(BIN)/python -m pytest $(ENGINES)
-	@$(BIN)/python -m pytest tests $(ENGINES:%=--ignore=%)
+	@$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev  ## check style and types
 	$(BIN)/ruff check .

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -83,6 +85,20 @@ def test_it_equals_torch_and_converts_once(pipe: Pipe) -> None:
     again.attach()
     assert psnr(again.draw(), expected) > CLOSE
     assert again.said == []  # neither converted nor compared a second time
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at the thread's signal stack")
+def test_signals_can_still_be_delivered(pipe: Pipe) -> None:
+    def stack() -> bytes:
+        found = ctypes.create_string_buffer(24)  # struct sigaltstack
+        assert ctypes.CDLL(None).sigaltstack(None, found) == 0
+        return found.raw
+
+    before = stack()
+    pipe.draw(side=12)
+    assert stack() == before  # one that is freed later would turn Ctrl-C into a crash
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_another_size_needs_no_other_conversion(pipe: Pipe) -> None:

@@ -19,10 +19,11 @@ import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -36,6 +37,7 @@ ENOUGH = 30.0  # dB of PSNR against torch; bfloat16 against float32 gives 45 to 
 KEPT = 2  # compiled shapes of each module; more would fill the memory
 _ORDINARY = ("torch.nn.", "diffusers.models.")
 
+T = TypeVar("T")
 Run = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
 
 
@@ -347,8 +349,19 @@ def compiled(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Callable[[], 
 
 
 def _compiled(model: Any, tensors: Sequence[torch.Tensor]) -> Run:
+    request = _aside(lambda: _request(model, [list(value.shape) for value in tensors]))
+
+    def run(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        arrays = [value.detach().float().contiguous().numpy() for value in values]
+        results = _aside(lambda: request.infer(arrays, share_inputs=True))
+        return [torch.from_numpy(array.copy()) for array in results.values()]
+
+    return run
+
+
+def _request(model: Any, shapes: Sequence[list[int]]) -> Any:
     core = openvino().Core()
-    model.reshape({i: list(value.shape) for i, value in enumerate(tensors)})
+    model.reshape(dict(enumerate(shapes)))
     native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     options = {
         "INFERENCE_PRECISION_HINT": "bf16" if native else "f32",
@@ -356,14 +369,16 @@ def _compiled(model: Any, tensors: Sequence[torch.Tensor]) -> Run:
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    request = core.compile_model(model, "CPU", options).create_infer_request()
+    return core.compile_model(model, "CPU", options).create_infer_request()
 
-    def run(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        arrays = [value.detach().float().contiguous().numpy() for value in values]
-        results = request.infer(arrays, share_inputs=True)
-        return [torch.from_numpy(array.copy()) for array in results.values()]
 
-    return run
+_thread = ThreadPoolExecutor(1, "openvino")
+
+
+def _aside(call: Callable[[], T]) -> T:
+    """What `call` gives, called in a thread of its own: OpenVINO gives the thread that loads it a stack for signals,
+    and frees that later; in the main thread, Ctrl-C would end in a crash then."""
+    return _thread.submit(call).result()
 
 
 def psnr(found: torch.Tensor, expected: torch.Tensor) -> float:
