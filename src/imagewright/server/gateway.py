@@ -130,7 +130,8 @@ class Gateway:
         said = () if asked is None or not _WORLD.match(asked) else (_stands_in(asked, found.info.name),)
         estimate = self.prices.estimate(found.name, found.is_hosted, request)
         if not found.is_hosted:
-            lane = found.engine.lane(replace(request, model=found.info.name))
+            alone = found.engine.concurrency == 1  # else each free seat of the worker takes the next job
+            lane = found.engine.lane(replace(request, model=found.info.name)) if alone else None
             return Choice(found.name, "local", lane, estimate, said)
         plan = None
         if relay and _relays(found, None):

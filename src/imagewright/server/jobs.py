@@ -138,7 +138,7 @@ def worker_id() -> str:
 
 def is_gone(worker: str) -> bool:
     """Whether a worker of this machine has no process any more. False also where that cannot be told."""
-    host, pid, _ = worker.rsplit(":", 2)
+    host, _, pid = worker.rpartition(":")[0].rpartition(":")
     if host != socket.gethostname() or worker in _HERE:
         return False
     if int(pid) == os.getpid():  # as in a container that was started again
@@ -254,7 +254,7 @@ def take_back(connection: sa.Connection, ids: Sequence[str] | None, worker: str 
     again = [row.id for row in rows if row not in over]
     if again:
         back = {"state": QUEUED, "worker": None, "lease": None, "done": 0}
-        attempts = jobs.c.attempts - (worker is not None)
+        attempts = jobs.c.attempts - int(worker is not None)
         connection.execute(jobs.update().where(jobs.c.id.in_(again)).values(**back, attempts=attempts))
     return [_job(row) for row in over]
 

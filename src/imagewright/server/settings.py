@@ -22,7 +22,10 @@ class Settings:
     everything, and any other bind than loopback is refused. `models` maps what clients ask for to a model of ours;
     a name that is not listed there nor by the catalog goes to `default_model` only if it is one of the world's ids.
     `routes` and `prices` are those tables of the configuration (routes.py, prices.py).
-    `work`: draw pictures in this process; without it, `imagewright worker` processes do. `url_seconds`: how long an
+    `work`: draw pictures in this process; without it, `imagewright worker` processes do. `slots`: jobs done at once on
+    this machine's cores, as many as the engine takes unless told. `queue`: jobs that wait or are done, at most.
+    `drain`: how long what was begun may take to end when the server stops; `lease`: after how long a worker on another
+    machine that says nothing is given up. What is older than `keep_days` is swept. `url_seconds`: how long an
     image's URL works. `public_url`: what clients reach the server by, if it is not the Host that they name.
     """
 
@@ -41,6 +44,7 @@ class Settings:
     public_url: str | None = None
     image_urls: bool = False
     work: bool = True
+    slots: int | None = None
     queue: int = 256
     drain: float = 30.0
     lease: float = 15.0

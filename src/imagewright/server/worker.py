@@ -54,22 +54,13 @@ class Pool:
 
 
 class Worker:
-    """Does jobs in threads of its own until it is stopped. `slots`: on this machine's cores, by default as many as the
-    default model's engine takes."""
+    """Does jobs in threads of its own until it is stopped."""
 
-    def __init__(
-        self,
-        database: Database,
-        store: Store,
-        gateway: Gateway,
-        settings: Settings,
-        hub: Hub,
-        slots: int | None = None,
-    ) -> None:
+    def __init__(self, database: Database, store: Store, gateway: Gateway, settings: Settings, hub: Hub) -> None:
         self.database, self.store, self.gateway, self.settings, self.hub = database, store, gateway, settings, hub
         self.id = jobs.worker_id()
         self.delivery = Delivery(database, store, gateway, settings, hub)
-        local = slots or (_seats(gateway) if settings.coalesce else 1)
+        local = settings.slots or (_seats(gateway) if settings.coalesce else 1)
         self.pools = {
             "local": Pool("local", local, TOGETHER if settings.coalesce else 1),
             "hosted": Pool("hosted", HOSTED, 1),
