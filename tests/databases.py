@@ -1,6 +1,6 @@
 """Databases for tests: SQLite in a file, and a Postgres of the test run's own, where Postgres is installed.
 
-    from databases import database, postgres  # fixtures; `database` runs the test once with each
+from databases import database, postgres  # fixtures; `database` runs the test once with each
 """
 
 from __future__ import annotations

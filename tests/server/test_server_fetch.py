@@ -435,11 +435,10 @@ def test_other_urls_are_off_unless_allowed(network: Network) -> None:
 
 def test_this_servers_own_pictures_need_no_network(network: Network) -> None:
     own = {"http://127.0.0.1:8000/v1/images/img_1": b"own"}.get
-    assert (
-        asyncio.run(Fetcher(own=own, resolve=network.resolve).fetch("http://127.0.0.1:8000/v1/images/img_1")) == b"own"
-    )
+    fetcher = Fetcher(resolve=network.resolve)
+    assert asyncio.run(fetcher.fetch("http://127.0.0.1:8000/v1/images/img_1", own)) == b"own"
     with pytest.raises(FetchError):
-        asyncio.run(Fetcher(own=own).fetch("http://127.0.0.1:8000/v1/images/img_2"))
+        asyncio.run(fetcher.fetch("http://127.0.0.1:8000/v1/images/img_2", own))
     assert network.connected == []
 
 

@@ -287,7 +287,20 @@ def mutants(count: int) -> Iterator[bytes]:
                 data[at:at] = data[at : min(end, at + 200)]
             else:
                 data[at : at + 4] = struct.pack(">I", chance.choice((0, 1, 2**16, 2**31 - 1, 2**32 - 1)))
-        yield bytes(data)
+        yield with_true_sums(data) if chance.random() < 0.5 else bytes(data)
+
+
+def with_true_sums(data: bytearray) -> bytes:
+    """A changed PNG with checksums that fit, so that what is in its chunks is looked at."""
+    at = 8
+    while data.startswith(b"\x89PNG") and at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        end = at + 8 + length
+        if end + 4 > len(data):
+            break
+        struct.pack_into(">I", data, end, zlib.crc32(data[at + 4 : end]))
+        at = end + 4
+    return bytes(data)
 
 
 def tried(decoder: Decoder, data: bytes) -> tuple[bool, float]:

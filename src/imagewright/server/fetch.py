@@ -66,23 +66,25 @@ class Fetcher:
         self,
         enabled: bool = False,
         *,
-        own: Own | None = None,
         max_bytes: int = MAX_BYTES,
         seconds: float = SECONDS,
         resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.enabled, self.max_bytes, self.seconds = enabled, max_bytes, seconds
-        self._own, self._resolve, self._given_tls = own, resolve or resolved, tls
+        self._resolve, self._given_tls = resolve or resolved, tls
         self._turns = asyncio.Semaphore(AT_ONCE)
 
-    async def fetch(self, url: str) -> bytes:
-        """The bytes of the picture at `url`: PNG, JPEG or WebP by their start. Raises FetchError."""
+    async def fetch(self, url: str, own: Own | None = None) -> bytes:
+        """The bytes of the picture at `url`: PNG, JPEG or WebP by their start. Raises FetchError.
+
+        `own` is asked first, in a thread: whether the URL is of a picture of this server's that the caller may have.
+        """
         if url[:5].lower() == "data:":
             data = _of_data_url(url, self.max_bytes)
             self._look_at(data)
             return data
-        if self._own is not None and (found := self._own(url)) is not None:
+        if own is not None and (found := await asyncio.to_thread(own, url)) is not None:
             return found
         if not self.enabled:
             raise FetchError("This server fetches no pictures by URL.", _INSTEAD)
