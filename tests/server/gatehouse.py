@@ -58,8 +58,7 @@ class Paid(Engine):
         self.calls += 1
         told = self.act(request, watch)
         images = [Image.new("RGB", request.size or (8, 8), "grey") for _ in range(request.n)]
-        for image in images:
-            image.info["record"] = {"request_id": f"{self.name}-{self.calls}", **told}
+        images[0].info["record"] = told
         return images, []
 
 

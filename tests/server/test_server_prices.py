@@ -38,15 +38,12 @@ def test_tokens_are_charged_by_kind() -> None:
     assert cost == 100 * 5 + 1000 * 8 + 4160 * 30
 
 
-def test_pictures_of_one_call_share_its_usage_and_its_cost() -> None:
-    request = ImageRequest(prompt="x", n=3)
-    one = {"request_id": "a", "usage": used(10, 0, 272)}
-    other = {"request_id": "b", "usage": used(10, 0, 272)}
-    assert Prices({}).cost(GPT, True, request, result(one, one, one)) == 50 + 272 * 30
-    assert Prices({}).cost(GPT, True, request, result(one, one, other)) == 2 * (50 + 272 * 30)
-    assert usage_of(result(one, one, other)) == (20, 544)
-    told = {"request_id": "a", "cost": 0.0341}
-    assert Prices({}).cost(GPT, True, request, result(told, told, told)) == 34_100
+def test_what_a_call_did_cost_stands_with_its_first_picture() -> None:
+    request, first = ImageRequest(prompt="x", n=3), {"usage": used(10, 0, 272)}
+    assert Prices({}).cost(GPT, True, request, result(first, {}, {})) == 50 + 272 * 30
+    assert Prices({}).cost(GPT, True, request, result(first, {}, first)) == 2 * (50 + 272 * 30)
+    assert usage_of(result(first, {}, first)) == (20, 544)
+    assert Prices({}).cost(GPT, True, request, result({"cost": 0.0341}, {}, {"cost": 0.02})) == 54_100
 
 
 def test_what_the_service_says_comes_first() -> None:
@@ -113,7 +110,7 @@ def test_the_estimate_bounds_what_tokens_can_cost(
     output = n * square * width * height // 1024**2
     record = {"request_id": "a", "usage": used(len(prompt.encode()), 6240 if brought else 0, output)}
     estimate = Prices({}).estimate(GPT, True, request)
-    cost = Prices({}).cost(GPT, True, request, result(*[record] * n))
+    cost = Prices({}).cost(GPT, True, request, result(record, *[{}] * (n - 1)))
     assert estimate is not None and cost is not None and cost <= estimate
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from base64 import b64decode, b64encode
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from gatehouse import CENT, Act, Paid, bearer, gateway, new_key, server
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from imagewright.config import Config
+from imagewright.engines.hosted.compatible import CompatibleEngine
 from imagewright.errors import (
     ConfigError,
     CredentialError,
@@ -25,6 +29,7 @@ from imagewright.errors import (
     StoppedError,
     UnsupportedError,
 )
+from imagewright.pictures import encode
 from imagewright.request import Capabilities, ImageRequest, ImageResult
 from imagewright.server import routes
 from imagewright.server.errors import ApiError
@@ -305,6 +310,31 @@ def test_a_route_over_http(tmp_path: Path) -> None:
         assert (row["asked"], row["model"], row["cost"]) == ("best", "beta/m", 0.01)
         other = client.post(GENERATE, json={"prompt": "x", "model": "beta/m"}, headers=bearer(token))
         assert other.status_code == 403
+
+
+def test_a_services_own_file_is_passed_on_only_where_the_operator_says_so_and_nobody_needs_more(tmp_path: Path) -> None:
+    theirs = encode(Image.new("RGB", (8, 8), "grey"), "webp", 40)
+    drawn = httpx.Response(200, json={"created": 1, "data": [{"b64_json": b64encode(theirs).decode()}]})
+    box = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1"}
+    config = Config(tables={"providers": {"box": {**box, "outputs": "relay"}, "other": box}})
+    engine = CompatibleEngine(config, httpx.MockTransport(lambda request: drawn))
+    tables = {"passing": {"targets": ["compatible/other/m"], "outputs": "relay"}}
+    with server(tmp_path, engine, default_model="compatible/box/m", routes=tables) as client:
+
+        def sent(once: str | None = None, **more: Any) -> bytes:
+            body = {"prompt": "x", "model": "compatible/box/m", "response_format": "b64_json", **more}
+            headers = {} if once is None else {"Idempotency-Key": once}
+            answered = client.post(GENERATE, json=body, headers=headers)
+            assert answered.status_code == 200, answered.text
+            return b64decode(answered.json()["data"][0]["b64_json"])
+
+        for model in ("compatible/box/m", "passing"):
+            assert sent(model=model) == theirs
+        for kept in ({"model": "compatible/other/m"}, {"background": "white"}, {"best_of": 2}, {"once": "abc"}):
+            file = sent(**kept)
+            assert file != theirs and b"c2pa" in file
+        url = {"prompt": "x", "model": "compatible/box/m", "response_format": "url"}
+        assert client.post(GENERATE, json=url).json()["data"][0]["url"]
 
 
 @given(st.lists(st.sampled_from(["error", "timeout", "moderation", "request", "works"]), min_size=1, max_size=8))

@@ -73,14 +73,16 @@ class Delivery:
         try:
             if isinstance(done, Exception):
                 raise done
-            rows, files = self._keep(job, done)
+            relayed = job.plan is not None and job.plan["relay"]
+            rows, files = self._passed_on(job, done) if relayed else self._keep(job, done)
             result = _result(done, rows)
             bill = self.gateway.bill(request, done)
 
             def end(connection: sa.Connection) -> bool:
                 if not jobs.finish(connection, job, jobs.DONE, result=result, cost=bill.cost):
                     return False
-                self.store.enter(connection, rows)
+                if not relayed:
+                    self.store.enter(connection, rows)
                 self.gateway.settle(connection, job, bill)
                 return True
 
@@ -168,6 +170,26 @@ class Delivery:
             files[row.id] = data
         return rows, files
 
+    def _passed_on(self, job: Job, result: ImageResult) -> tuple[list[Row], dict[str, bytes]]:
+        """A hosted service's own files, for who waits here; they are not kept."""
+        rows, files = [], {}
+        for image in result.images:
+            data, media_type = image.info["original"]
+            width, height = image.size
+            row = Row(
+                id=new_id(),
+                digest="",
+                media_type=media_type,
+                width=width,
+                height=height,
+                bytes=len(data),
+                owner=job.owner,
+                created=time.time(),
+            )
+            rows.append(row)
+            files[row.id] = data
+        return rows, files
+
 
 def as_ended(job: Job, error: errors.ApiError) -> Job:
     """`job` as it is after it ended with an error."""
@@ -186,7 +208,7 @@ def _result(done: ImageResult, rows: list[Row]) -> dict[str, Any]:
                 "digest": row.digest,
                 "media_type": row.media_type,
                 "size": [row.width, row.height],
-                "transparent": _sees_through(image),
+                "transparent": _sees_through(image) if row.digest else image.has_transparency_data,
             }
             for row, image in zip(rows, done.images, strict=True)
         ],

@@ -214,8 +214,13 @@ class Desk:
         assert job.result is not None
         if job.cost is not None:
             tell(**{"x-imagewright-cost": dollars(job.cost)})
-        found = {p["id"]: files.get(p["id"]) or self.store.load(p["digest"]) for p in job.result["pictures"]}
+        found = {p["id"]: files.get(p["id"]) or self._file(p["digest"]) for p in job.result["pictures"]}
         return Outcome(job, found)
+
+    def _file(self, digest: str) -> bytes:
+        if not digest:
+            raise errors.ApiError(410, "The pictures were passed on as they came, and were not kept.", code="gone")
+        return self.store.load(digest)
 
     def get(self, job_id: str, owner: str | None = None) -> Job | None:
         """A job as it stands."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from imagewright.engines.engine import Engine, ModelInfo
 from imagewright.engines.hosted.base import HostedEngine
 from imagewright.errors import ImagewrightError
+from imagewright.provenance import record
 from imagewright.request import Adjustment, ImageRequest, ImageResult
 from imagewright.server import allowance, routes, usage
 from imagewright.server.errors import ApiError
@@ -29,6 +30,7 @@ from imagewright.workshop import Workshop
 
 # Ids that clients send by default, whatever server they talk to: they get this server's default model.
 _WORLD = re.compile(r"(dall-e-[23]|gpt-image-[\w.-]+|chatgpt-image-[\w.-]+)\Z")
+_LOCAL = ("embedded", "trained", "pretrained")  # engines whose models may be paths
 _MANY = 1000  # names
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -134,7 +136,7 @@ class Gateway:
             lane = found.engine.lane(replace(request, model=found.info.name)) if alone else None
             return Choice(found.name, "local", lane, estimate, said)
         plan = None
-        if relay and _relays(found, None):
+        if relay and _is_plain(request) and _relays(found, None):
             plan = {**routes.plan_of(Route("", ()), [_as_target(found, estimate)], [], found.name), "relay": True}
         return Choice(found.name, "hosted", None, estimate, said, plan)
 
@@ -147,7 +149,7 @@ class Gateway:
         known = [estimate for estimate in estimates if estimate is not None]
         used = [found[target.model] for target in left]
         plan = routes.plan_of(route, left, [*missing, *skipped], route.targets[0])
-        plan["relay"] = relay and all(_relays(one, route) for one in used)
+        plan["relay"] = relay and _is_plain(request) and all(_relays(one, route) for one in used)
         return Choice(
             left[0].model,
             "local" if any(not one.is_hosted for one in used) else "hosted",
@@ -190,7 +192,13 @@ class Gateway:
         """The service's own files (`info["original"]`), of which only the heads were read."""
         found = self._find(request.model, None)
         assert isinstance(found.engine, HostedEngine)
-        return found.engine.generate(replace(request, model=found.info.name), watch, decode=False)
+        result = found.engine.generate(replace(request, model=found.info.name), watch, decode=False)
+        records = []
+        for image, made in zip(result.images, result.records, strict=True):
+            _, media_type = image.info["original"]
+            told = replace(request, output_format=media_type.removeprefix("image/"))
+            records.append(record.finish({**made, "relayed": True}, told, image, ()))
+        return replace(result, records=tuple(records))
 
     def _target(self, asked: str | None) -> str | None:
         """The model of ours that a name stands for; None is the catalog's first. Raises ApiError (404)."""
@@ -222,16 +230,12 @@ class Gateway:
         return {model.name for model in here} | {f"{model.engine}/{model.name}" for model in here}
 
     def _is_passed_on(self, asked: str) -> bool:
-        """Whether it is a model of a hosted service that is not listed here. Never a path of this machine."""
-        engine, _, name = asked.partition("/")
-        if not name or engine not in self._hosted():
+        """Whether it is a model of a hosted service, also one that is not listed here. Never a path of this machine."""
+        name, _, rest = asked.partition("/")
+        if not rest or name in _LOCAL or all(name != listing.engine for listing in self.workshop.catalog.listings()):
             return False
-        return self.workshop.catalog.engine(engine).find(name).technique == "hosted"
-
-    def _hosted(self) -> Iterator[str]:
-        for listing in self.workshop.catalog.listings():
-            if listing.models and listing.models[0].technique == "hosted":
-                yield listing.engine
+        engine = self.workshop.catalog.engine(name)
+        return isinstance(engine, HostedEngine) and engine.find(rest).technique == "hosted"
 
     def _here(self, name: str) -> _Found | None:
         try:
@@ -288,6 +292,13 @@ def _relays(found: _Found, route: Route | None) -> bool:
     if route is not None and route.outputs == "relay":
         return True
     return found.engine.provider(found.info).options.get("outputs") == "relay"
+
+
+def _is_plain(request: ImageRequest) -> bool:
+    """Whether nothing is left to be done to the pictures when a service has drawn them."""
+    edits = request.image is not None or request.mask is not None
+    chooses = request.best_of > 1 or request.min_match is not None or request.min_realism is not None
+    return not edits and not chooses and request.output_format != "svg" and request.background in ("auto", "opaque")
 
 
 def _stands_in(asked: str, used: str) -> Adjustment:

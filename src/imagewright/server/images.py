@@ -127,6 +127,7 @@ async def _deliver(
         previews=body.partial_images or 0,
         request_id=http.state.request_id,
         once=once,
+        relay=not body.gives_url,
     )
     if background:
         return answers.accepted(job)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -132,29 +132,19 @@ def _brought(request: ImageRequest) -> int:
 
 
 def _told(result: ImageResult) -> int | None:
-    """The dollars that the service named, each call's once."""
-    calls = [call for call in _calls(result) if isinstance(call.get("cost"), int | float)]
-    return math.ceil(sum(Decimal(str(call["cost"])) for call in calls) * _DOLLAR) if calls else None
+    """The dollars that the service named; what a call for several pictures did cost stands with the first of them."""
+    told = [record["cost"] for record in result.records if isinstance(record.get("cost"), int | float)]
+    return math.ceil(sum(Decimal(str(dollars)) for dollars in told) * _DOLLAR) if told else None
 
 
 def _usages(result: ImageResult) -> list[Mapping[str, Any]]:
-    return [call["usage"] for call in _calls(result) if isinstance(call.get("usage"), Mapping)]
+    return [record["usage"] for record in result.records if isinstance(record.get("usage"), Mapping)]
 
 
 def usage_of(result: ImageResult) -> tuple[int, int]:
     """The tokens that went into a result and that came out of it, as the service counted them."""
     counted = [_tokens(usage) for usage in _usages(result)]
     return sum(text + image for text, image, _ in counted), sum(output for *_, output in counted)
-
-
-def _calls(result: ImageResult) -> Iterator[Mapping[str, Any]]:
-    """One record of each call: the pictures of one call share the id of its answer."""
-    seen = set()
-    for record in result.records:
-        call = record.get("request_id")
-        if call is None or call not in seen:
-            seen.add(call)
-            yield record
 
 
 def _tokens(usage: Mapping[str, Any]) -> tuple[int, int, int]:
