@@ -25,8 +25,10 @@ MinRealism = Annotated[float | None, typer.Option(help="Draw again while the jud
 Model = Annotated[
     str | None,
     typer.Option(
-        help="NAME, ENGINE/NAME, the folder of a run, or open weights: a folder, a .safetensors file or ORG/NAME. See: "
-        "imagewright models"
+        "--model",
+        "-m",
+        help="NAME, ENGINE/NAME (openai/gpt-image-2), the folder of a run, or open weights: a folder, a .safetensors "
+        "file or ORG/NAME. See: imagewright models",
     ),
 ]
 N = Annotated[int, typer.Option("-n", "--n", help="How many pictures; picture i uses seed + i.")]

@@ -199,8 +199,11 @@ def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[
     if request.strength is not None and not can.strength:
         bend("strength", None, "this model takes no strength; the words say what changes")
     if "*" not in can.provider_options and (foreign := set(request.provider_options) - set(can.provider_options)):
-        taken = {name: value for name, value in request.provider_options.items() if name not in foreign}
-        bend("provider_options", taken, f"this model has no {', '.join(sorted(foreign))}")
+        asked = request.provider_options
+        changes["provider_options"] = {name: value for name, value in asked.items() if name not in foreign}
+        for name in sorted(foreign):
+            value = "(not told)" if name in _ABOUT_THE_USER else asked[name]
+            made.append(Adjustment(f"provider_options.{name}", value, None, "this model has no such option"))
     if request.image is not None:
         if can.strength:
             changes["strength"] = strength_of(request)

@@ -22,7 +22,7 @@ from imagewright.provenance.metadata import SOURCE_TYPES
 
 State = Literal["trusted", "valid", "invalid", "none"]
 _MODEL_LABEL = "org.imagewright.model"
-_TOLD = ("software", "engine", "model", "model_digest", "technique", "licence", "training_manifest")
+_TOLD = ("software", "engine", "provider", "model", "model_digest", "technique", "licence", "training_manifest")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -162,6 +163,7 @@ class _Transport(httpx.BaseTransport):
         self._pool: httpcore.ConnectionPool = (
             httpcore.HTTPProxy(proxy, **options) if proxy else httpcore.ConnectionPool(**options)
         )
+        weakref.finalize(self, self._pool.close)  # an engine is not always closed by whoever drops it
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         url = httpcore.URL(
