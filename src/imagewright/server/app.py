@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from imagewright import __version__
 from imagewright.database import Database
 from imagewright.errors import ImagewrightError
-from imagewright.server import admin, errors, files, images, models, pictures, status
+from imagewright.server import a1111, admin, errors, files, images, models, pictures, status, tasks
 from imagewright.server.desk import Desk
 from imagewright.server.errors import ApiError
 from imagewright.server.gateway import Gateway
@@ -32,7 +32,16 @@ from imagewright.store import Store
 from imagewright.workshop import Workshop
 
 log = logging.getLogger(__name__)
-ROUTERS = (status.router, pictures.router, images.router, models.router, files.router, admin.router)
+ROUTERS = (
+    status.router,
+    pictures.router,
+    images.router,
+    tasks.router,
+    models.router,
+    files.router,
+    admin.router,
+    a1111.router,
+)
 
 
 def create_app(settings: Settings, workshop: Workshop | None = None) -> FastAPI:

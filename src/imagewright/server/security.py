@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from binascii import a2b_base64
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -86,9 +87,16 @@ Operator = Annotated[Caller, Depends(Scope("admin"))]
 
 
 def token_of(request: Request) -> str | None:
-    """The bearer token of a request (A1111's clients send it as Basic)."""
+    """The bearer token of a request; AUTOMATIC1111's clients send it as the password of any user."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if kind.lower() == "bearer" and token.strip() else None
+    if kind.lower() == "basic":
+        try:
+            token = a2b_base64(token.strip()).decode().partition(":")[2]
+        except ValueError:
+            return None
+    elif kind.lower() != "bearer":
+        return None
+    return token.strip() or None
 
 
 def unauthorised() -> ApiError:
