@@ -20,7 +20,7 @@ def test_a_strangers_model_is_found(name: str) -> None:
 
 def test_a_folder_goes_to_the_engine_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Catalog, "engine", lambda self, name: name)
-    monkeypatch.setattr(Catalog, "listings", lambda self: [])
+    monkeypatch.setattr(Catalog, "_listed", lambda self: [])
     run = str(tmp_path)
     assert Catalog().find(run) == ("trained", run)
     (tmp_path / "decoder.onnx").touch()

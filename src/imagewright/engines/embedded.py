@@ -2,7 +2,8 @@
 
 Models are folders made by `imagewright export`; some ship in the package. Each picture is computed alone (guidance
 makes it two rows), so its pixels depend on its seed and never on how many were asked for, or by how many at once:
-several are drawn side by side (lanes.py), from any threads.
+several are drawn side by side (lanes.py), from any threads. Small ones are drawn on one core each, and do not depend on
+how many the machine has either: sums that threads share out are rounded in another way.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from importlib.resources import files
+from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -45,6 +47,7 @@ from imagewright.watch import Watch, shared
 
 FORMAT = 2
 TEXT = "text.safetensors"
+SMALL = 64 * 64  # pixels; a step of such a model took 8.5 ms on one core, and on two 7.2 ms and 10.9 ms of their time
 KEYS = {
     *(
         "name",
@@ -106,15 +109,16 @@ class EmbeddedEngine(Engine):
 class ExportedModel:
     """An exported model, its files verified, ready to run, also from several threads."""
 
-    def __init__(self, folder: Path, lanes: Seats | None = None) -> None:
+    def __init__(self, folder: Path, lanes: Seats | None = None, threads: int | None = None) -> None:
+        """`threads`: of each picture."""
         self.folder = folder
         self.description = read_description(folder)
         self.runtime: Mapping[str, Any] = self.description["runtime"]
         self.tokenizer = Tokenizer()
         self._runner = runner(self.description["technique"])
-        self._cores = cores()
-        self._lanes = lanes or Seats(self._cores)
-        self._lock, self._sessions = Lock(), dict[tuple[str, int], Any]()
+        self._lanes = lanes or Seats(cores())
+        self._threads = threads or (1 if prod(self.description["size"]) <= SMALL else cores())
+        self._lock, self._sessions = Lock(), dict[str, Any]()
 
     @property
     def encode_text(self) -> NumpyTextEncoder:
@@ -136,23 +140,22 @@ class ExportedModel:
 
     def run(self, part: str, outputs: Sequence[str] | None = None, **inputs: NDArray[Any]) -> list[Floats]:
         """The outputs of a part; only those named in `outputs` are computed, if any are."""
-        wide = part in self._runner.WIDE and self._lanes.taken < self._cores
-        result: list[Floats] = self._session(part, self._cores if wide else 1).run(outputs, inputs)
+        result: list[Floats] = self._session(part).run(outputs, inputs)
         return result
 
-    def _session(self, part: str, threads: int) -> Any:
+    def _session(self, part: str) -> Any:
         with self._lock:
-            if (part, threads) not in self._sessions:
-                self._sessions[part, threads] = self._open(part, threads)
-            return self._sessions[part, threads]
+            if part not in self._sessions:
+                self._sessions[part] = self._open(part)
+            return self._sessions[part]
 
-    def _open(self, part: str, threads: int) -> Any:
+    def _open(self, part: str) -> Any:
         import onnxruntime
 
         data = read_verified(self.folder, f"{part}.onnx", self.description["files"])
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = self._threads
         # Threads that spin between runs take the cores from numpy's: 120 ms became 48 for a picture in four steps.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -1,7 +1,7 @@
 """Several pictures at once on the cores of this machine.
 
-A picture alone gains little from a second core: most of its sums are small (see docs/LOG.md). So several are drawn side
-by side, each on a core of its own; as long as there are fewer than cores, they share all of them.
+A small picture gains little from a second core: its sums are short. So several are drawn side by side, each on a core
+of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import Lock, Semaphore
+from threading import Semaphore
 from typing import TypeVar
 
 from imagewright.watch import Watch
@@ -23,8 +23,8 @@ class Seats:
     """Room for `count` at a time; others wait."""
 
     def __init__(self, count: int) -> None:
-        self.count, self.taken = count, 0
-        self._free, self._lock = Semaphore(count), Lock()
+        self.count = count
+        self._free = Semaphore(count)
 
     @contextmanager
     def one(self, watch: Watch) -> Iterator[None]:
@@ -32,15 +32,9 @@ class Seats:
         while not self._free.acquire(timeout=WAIT):
             watch.check()
         try:
-            self._count(1)
             yield
         finally:
-            self._count(-1)
             self._free.release()
-
-    def _count(self, change: int) -> None:
-        with self._lock:
-            self.taken += change
 
 
 def cores() -> int:

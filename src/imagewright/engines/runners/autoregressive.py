@@ -27,7 +27,6 @@ from imagewright.source import Source
 from imagewright.watch import Watch
 
 PARTS = ("decoder",)  # and prefix and step, or network
-WIDE = ()
 
 
 def draw(

@@ -28,7 +28,6 @@ from imagewright.source import Source
 from imagewright.watch import Watch
 
 PARTS = ("denoiser", "decoder")
-WIDE = ("denoiser", "decoder", "encoder")
 Floats = NDArray[np.float32]
 
 

@@ -14,7 +14,6 @@ from imagewright.source import Source
 from imagewright.watch import Watch
 
 PARTS = ("generator",)
-WIDE = ("decoder",)
 Floats = NDArray[np.float32]
 
 

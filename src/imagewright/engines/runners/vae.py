@@ -15,7 +15,6 @@ from imagewright.source import Source
 from imagewright.watch import Watch
 
 PARTS = ("generator",)
-WIDE = ()
 Floats = NDArray[np.float32]
 
 
