@@ -60,15 +60,19 @@ class Brought(Generic[B]):
 async def edit(http: Request, caller: Caller) -> Brought[Edit]:
     """The body of an edit, as a form or as JSON. Raises ApiError, RequestValidationError."""
     if _media_type(http) == "application/json":
-        body = wire.read(JsonEdit, await _json(http))
-        named = {"image": body.images, "mask": [body.mask] if body.mask else [], **{n: getattr(body, n) for n in ALSO}}
-        files: Files = {
-            name: [await _fetched(http, caller, one, "images" if name == "image" else name) for one in several]
-            for name, several in named.items()
-        }
-        return await _decoded(http, body, files)
+        return await json_edit(http, caller, wire.read(JsonEdit, await _json(http)))
     values, files = await _form(http)
     return await _decoded(http, wire.read(Edit, values, form=True), files)
+
+
+async def json_edit(http: Request, caller: Caller, body: JsonEdit) -> Brought[Edit]:
+    """A JSON body with the pictures that it names. Raises ApiError."""
+    named = {"image": body.images, "mask": [body.mask] if body.mask else [], **{n: getattr(body, n) for n in ALSO}}
+    files: Files = {
+        name: [await _fetched(http, caller, one, "images" if name == "image" else name) for one in several]
+        for name, several in named.items()
+    }
+    return await _decoded(http, body, files)
 
 
 async def variation(http: Request, caller: Caller) -> Brought[Variation]:
@@ -94,12 +98,7 @@ async def _json(http: Request) -> dict[str, Any]:
 async def _form(http: Request) -> tuple[dict[str, Any], Files]:
     """The texts and the files of a form."""
     if _media_type(http) != "multipart/form-data":
-        raise ApiError(
-            415,
-            f"The Content-Type {_media_type(http)[:80] or '(none)'!r} is not understood here.",
-            "Send multipart/form-data.",
-            code="unsupported_media_type",
-        )
+        raise errors.unsupported_media_type(http.headers.get("content-type", ""), "multipart/form-data")
     values: dict[str, Any] = {}
     files: dict[str, list[bytes]] = defaultdict(list)
     form = await http.form(max_files=4 * MAX_PICTURES, max_fields=100)
