@@ -156,6 +156,8 @@ def test_a_mask_turns_white_where_it_was_clear_and_all_else_stays(service: Bfl, 
     assert (
         set(np.unique(np.asarray(decoded(sent["mask"])))) == {0, 255} and sent["steps"] == 25 and sent["guidance"] == 60
     )
+    seen = np.asarray(decoded(sent["mask"]))
+    assert seen[seen.shape[0] // 2, seen.shape[1] * 160 // 400] == 255 and seen[2, 2] == 0
     assert decoded(sent["image"]).mode == "RGB"  # an alpha channel would be a second mask
     before, after = np.asarray(picture), np.asarray(result[0])
     changed = (before != after).any(axis=-1)

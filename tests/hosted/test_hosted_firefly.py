@@ -132,6 +132,7 @@ def test_a_mask_is_uploaded_white_where_it_was_clear_and_all_else_stays(
     result = engine.generate(ImageRequest(prompt="a hat", model="fill", image=picture, mask=mask))
     image, white = (service.uploads[name] for name in ("upload-0", "upload-1"))
     assert image.mode == "RGB" and set(np.unique(np.asarray(white))) == {0, 255}
+    assert np.asarray(white)[white.height // 2, white.width * 90 // 200] == 255 and white.getpixel((2, 2)) == 0
     used = bodies(service)[0]["size"]
     assert image.width / image.height == pytest.approx(used["width"] / used["height"], rel=0.01)
     before, after = np.asarray(picture), np.asarray(result[0])

@@ -103,6 +103,19 @@ def test_an_instruction_goes_with_the_picture_in_its_place(service: Gemini, engi
     assert result[0].size == picture.size and "strength" not in {one.field for one in result.adjustments}
 
 
+def test_what_comes_back_lies_where_the_picture_was(service: Gemini, engine: GeminiEngine) -> None:
+    """A model that gives back what it was shown gives back the picture."""
+
+    def echo(_: tuple[int, int]) -> dict[str, object]:
+        return {"role": "model", "parts": [service.asked[-1].json()["contents"][0]["parts"][1]]}
+
+    service._drawn = echo  # type: ignore[assignment]
+    picture = photo((230, 110))  # of no ratio that there is
+    result = engine.generate(ImageRequest(prompt="the same", image=picture, strength=1))
+    before, after = (np.asarray(image, np.int16) for image in (picture, result[0]))
+    assert after.shape == before.shape and np.abs(before - after).max() <= 4
+
+
 def test_without_an_instruction_the_strength_is_said_to_count_for_nothing(engine: GeminiEngine) -> None:
     result = engine.generate(ImageRequest(prompt="a red fox", image=photo(), strength=0.3))
     assert [(one.field, one.requested, one.used) for one in result.adjustments] == [("strength", 0.3, None)]
