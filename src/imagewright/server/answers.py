@@ -22,27 +22,43 @@ from starlette.responses import Response
 
 from imagewright.pictures import open_picture
 from imagewright.request import ImageRequest
+from imagewright.server import jobs, orders
 from imagewright.server.desk import Outcome
+from imagewright.server.errors import ApiError
 from imagewright.server.jobs import Job
 from imagewright.server.links import Links
 from imagewright.server.wire import Output
+from imagewright.store import NotFoundError
 
 CHARACTERS, PATCH = 4, 32  # of a text token; pixels a side of an image token
 MAX_HEADER = 2048  # characters of all adjustments in a header
 MAX_TOLD = 80  # characters of one value there
 _QUALITIES = {"auto": "medium", "standard": "medium", "hd": "high"}
+STATUSES = {
+    jobs.QUEUED: "queued",
+    jobs.RUNNING: "in_progress",
+    jobs.DONE: "completed",
+    jobs.FAILED: "failed",
+    jobs.CANCELLED: "cancelled",
+}
+_TYPES = {"generate": "image.generation", "edit": "image.edit", "variation": "image.variation"}
 Json = dict[str, Any]
 
 
 def images(http: Request, outcome: Outcome, body: Output, words: str, order: ImageRequest) -> Response:
     """The answer to a finished job; to be called in a thread, where pictures are large."""
+    content = _content(http, outcome, body, words, order)
+    return Response(orjson.dumps(content), media_type="application/json", headers=headers(outcome))
+
+
+def _content(http: Request, outcome: Outcome, body: Output, words: str, order: ImageRequest) -> Json:
     links: Links = http.app.state.links
     since = made(outcome)
     data = []
     for (picture, file), record in _pictures(outcome):
         shown = {"url": links.url(http, picture["id"], since)} if body.gives_url else {"b64_json": base64(file)}
         data.append({**shown, **_revised(record, words)})
-    content = {
+    return {
         "created": int(outcome.job.created),
         "data": data,
         **facts(outcome, 0),
@@ -50,14 +66,56 @@ def images(http: Request, outcome: Outcome, body: Output, words: str, order: Ima
         **({"safety_identifier": body.safety_identifier} if body.safety_identifier else {}),
         **extras(outcome),
     }
-    return Response(orjson.dumps(content), media_type="application/json", headers=headers(outcome))
 
 
 def accepted(job: Job) -> Response:
     """The answer to a job in the background."""
-    shown = {"id": job.id, "object": "job", "status": job.state, "created_at": int(job.created)}
     where = {"location": f"/v1/jobs/{job.id}", "preference-applied": "respond-async"}
-    return Response(orjson.dumps(shown), 202, where, media_type="application/json")
+    return Response(orjson.dumps(job_object(job)), 202, where, media_type="application/json")
+
+
+def whole_job(http: Request, job: Job) -> Response:
+    """A job with its result; to be called in a thread."""
+    return Response(orjson.dumps(job_object(job, http)), media_type="application/json")
+
+
+def job_object(job: Job, http: Request | None = None) -> Json:
+    """A job as clients see it; with `http` also its result, which is what the Images API would have answered."""
+    error = None if job.error is None else ApiError.from_json(job.error).body()["error"]
+    return {
+        "id": job.id,
+        "object": "job",
+        "type": _TYPES.get(job.kind, job.kind),
+        "status": STATUSES[job.state],
+        "model": job.asked,
+        "served_by": job.model,
+        "background": job.background,
+        "priority": job.priority,
+        "created_at": int(job.created),
+        "started_at": None if job.started is None else int(job.started),
+        "completed_at": None if job.finished is None else int(job.finished),
+        "progress": {"done": job.done, "total": job.total},
+        "error": error,
+        "result": _result(http, job) if http is not None and job.state == jobs.DONE else None,
+    }
+
+
+def reply(body: Output, words: str) -> Json:
+    """What a job keeps so that its result can be answered later: how the client wants it, and its own words. Not who
+    the end user is."""
+    return {"response_format": "url" if body.gives_url else "b64_json", "words": words}
+
+
+def _result(http: Request, job: Job) -> Json | None:
+    """None where its pictures are gone."""
+    state, kept = http.app.state, job.reply or {}
+    try:
+        outcome = state.desk.concluded(job, {})
+        order = orders.from_json(job.order, state.store.load)
+    except (ApiError, NotFoundError):
+        return None
+    body = Output(response_format=kept.get("response_format", "b64_json"))
+    return _content(http, outcome, body, kept.get("words", order.prompt), order)
 
 
 def made(outcome: Outcome) -> float:

@@ -34,20 +34,13 @@ Kind = Literal["generate", "edit", "variation"]
 @router.post("/generations", responses=IMAGES, response_class=Response)
 async def generations(body: Generation, http: Request, caller: Maker) -> Response:
     """Pictures from words."""
-    order = wire.order(body, body.prompt)
-    info = await run_in_threadpool(_model, http, caller, body, order)
-    return await _deliver(http, caller, body, order, info, "generate", body.prompt, await idempotency.of(http))
+    return await generated(http, caller, body)
 
 
 @router.post("/edits", responses=IMAGES, response_class=Response, openapi_extra=EDIT_BODY)
 async def edits(http: Request, caller: Maker) -> Response:
     """A picture changed as the words say: inside the mask, or as an instruction where the model follows those."""
-    given = await brought.edit(http, caller)
-    body = given.body
-    asked = wire.order(body, body.prompt, image=given.image, mask=given.mask)
-    info = await run_in_threadpool(_model, http, caller, body, asked)
-    order = _edit(given, info)
-    return await _deliver(http, caller, body, order, info, "edit", body.prompt, given.once)
+    return await edited(http, caller, await brought.edit(http, caller))
 
 
 @router.post("/variations", responses=IMAGES, response_class=Response, openapi_extra=VARIATION_BODY)
@@ -64,6 +57,22 @@ async def variations(http: Request, caller: Maker) -> Response:
         order = replace(order, strength=SUBTLE)
     info = await run_in_threadpool(_model, http, caller, body, order)
     return await _deliver(http, caller, body, order, info, "variation", words, given.once)
+
+
+async def generated(http: Request, caller: Caller, body: Generation, **how: Any) -> Response:
+    """The answer to a generation; `how`: see `_deliver`."""
+    order = wire.order(body, body.prompt)
+    info = await run_in_threadpool(_model, http, caller, body, order)
+    once = await idempotency.of(http)
+    return await _deliver(http, caller, body, order, info, "generate", body.prompt, once, **how)
+
+
+async def edited(http: Request, caller: Caller, given: Brought[Edit], **how: Any) -> Response:
+    """The answer to an edit; `how`: see `_deliver`."""
+    body = given.body
+    asked = wire.order(body, body.prompt, image=given.image, mask=given.mask)
+    info = await run_in_threadpool(_model, http, caller, body, asked)
+    return await _deliver(http, caller, body, _edit(given, info), info, "edit", body.prompt, given.once, **how)
 
 
 def _model(http: Request, caller: Caller, body: Output, order: ImageRequest) -> ModelInfo:
@@ -112,19 +121,23 @@ async def _deliver(
     kind: Kind,
     words: str,
     once: Once | None,
+    background: bool = False,
+    priority: int = 0,
 ) -> Response:
-    """Submit the order, and answer as the body asks: with pictures, events, or the job."""
+    """Submit the order, and answer as the body asks: with pictures, events, or (`background` too) the job."""
     desk: Desk = http.app.state.desk
     order = _for_user(order, body, info)
     adapt(order, info.capabilities)  # what the model cannot do is said before anything waits
-    background = body.background is True or "respond-async" in http.headers.get("prefer", "")
+    background |= body.background is True or "respond-async" in http.headers.get("prefer", "")
     job = await desk.submit(
         caller,
         order,
         kind=kind,
         asked=body.model,
         background=background,
+        priority=priority,
         previews=body.partial_images or 0,
+        reply=answers.reply(body, words),
         request_id=http.state.request_id,
         once=once,
         relay=not body.gives_url,

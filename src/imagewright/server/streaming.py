@@ -21,7 +21,7 @@ from imagewright.server.waiting import left
 log = logging.getLogger(__name__)
 SILENCE = 15.0  # seconds after which a comment says that the connection still lives
 
-Event = tuple[str, Mapping[str, Any]]  # its name and its data
+Event = tuple[str, Mapping[str, Any]] | tuple[str, Mapping[str, Any], str]  # its name, its data, perhaps an id
 
 
 class EventStream(Response):
@@ -82,6 +82,7 @@ class EventStream(Response):
         return await anext(self.events, None)
 
 
-def encoded(name: str, data: Mapping[str, Any]) -> bytes:
-    """One event as it goes over the wire."""
-    return b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(data))
+def encoded(name: str, data: Mapping[str, Any], id: str | None = None) -> bytes:
+    """One event as it goes over the wire; `id` is what a client that comes again sends as Last-Event-ID."""
+    head = b"" if id is None else b"id: %s\n" % id.encode()
+    return b"%sevent: %s\ndata: %s\n\n" % (head, name.encode(), orjson.dumps(data))
