@@ -49,20 +49,36 @@ def test_pictures_from_words(api: httpx.Client) -> None:
     assert [one.tobytes() for one in pictures(again)] == [one.tobytes() for one in pictures(answer)]
 
 
+def test_a_sampler_that_the_model_has_not_got_is_left_out(api: httpx.Client) -> None:
+    answer = api.post("txt2img", json={"prompt": "a hat", "sampler_name": "Euler a"})
+    assert "sampler" in {one["field"] for one in told(answer)["adjustments"]}
+
+
 def test_a_seed_of_minus_one_is_another_each_time(api: httpx.Client) -> None:
     seeds = {told(api.post("txt2img", json={"prompt": "a hat", "seed": -1}))["seed"] for _ in range(3)}
     assert len(seeds) == 3
 
 
 def test_what_is_not_done_here_is_said_and_defaults_are_not(api: httpx.Client) -> None:
-    usual = {"restore_faces": False, "s_noise": 1, "script_name": None, "alwayson_scripts": {"ADetailer": {"args": []}}}
+    usual: dict[str, Any] = {
+        "restore_faces": False,
+        "s_noise": 1,
+        "script_name": None,
+        "alwayson_scripts": {"ADetailer": {"args": []}},
+    }
     told_of = {one["field"] for one in told(api.post("txt2img", json={"prompt": "a hat", **usual}))["adjustments"]}
     assert not told_of & {*usual, "alwayson_scripts.ADetailer"}
-    wanted = {"restore_faces": True, "script_name": "X/Y/Z plot", "sampler_name": "LMS", "enable_hr": True}
+    wanted = {
+        "restore_faces": True,
+        "script_name": "X/Y/Z plot",
+        "sampler_name": "LMS",
+        "enable_hr": True,
+        "styles": ["punk"],
+    }
     wanted |= {"alwayson_scripts": {"ADetailer": {"args": [True, {}]}}}
     answer = api.post("txt2img", json={"prompt": "a hat", "width": 16, "height": 16, **wanted})
     told_of = {one["field"] for one in told(answer)["adjustments"]}
-    assert {"restore_faces", "script_name", "sampler", "enable_hr", "alwayson_scripts.ADetailer"} <= told_of
+    assert {"restore_faces", "script_name", "sampler", "enable_hr", "style", "alwayson_scripts.ADetailer"} <= told_of
     assert pictures(answer)[0].size == (32, 32)
 
 
@@ -100,7 +116,7 @@ def test_the_lists_and_the_choice_of_a_model(api: httpx.Client) -> None:
     assert "painter" in names and not any("/root" in name or ".onnx" in name for name in names)
     aliases = {alias for one in api.get("samplers").json() for alias in one["aliases"]}
     assert {"Euler", "Euler a", "DPM++ 2M"} <= aliases
-    assert api.get("options").json()["sd_model_checkpoint"] is None
+    assert api.get("options").json()["sd_model_checkpoint"] == "painter"
     assert api.post("options", json={"sd_model_checkpoint": "blocks", "CLIP_stop_at_last_layers": 2}).json() == {}
     assert api.get("options").json()["sd_model_checkpoint"] == "blocks"
     assert told(api.post("txt2img", json={"prompt": "a hat"}))["sd_model_name"] == "blocks"

@@ -22,6 +22,7 @@ from PIL import Image, ImageChops
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
+from imagewright.engines.engine import ModelInfo
 from imagewright.models.samplers import SAMPLERS
 from imagewright.prompt.weights import weighted
 from imagewright.provenance.record import parameters
@@ -219,15 +220,17 @@ async def sd_models(http: Request, caller: Maker) -> list[dict[str, Any]]:
 @router.get("/options")
 async def options(http: Request, caller: Maker) -> dict[str, Any]:
     """The model that is chosen, and what stays as it is."""
-    return {"sd_model_checkpoint": _chosen(http).get(caller.key_id), "samples_format": "png"}
+    chosen = _chosen(http).get(caller.key_id)
+    if chosen is None:
+        chosen = (await run_in_threadpool(_model, http, caller, None, ImageRequest(prompt="a picture"))).name
+    return {"sd_model_checkpoint": chosen, "samples_format": "png"}
 
 
 @router.post("/options")
 async def set_options(body: Options, http: Request, caller: Maker) -> dict[str, Any]:
     """Choose the model for the caller's next requests, until the server ends."""
     if body.sd_model_checkpoint is not None:
-        asked = ImageRequest(prompt="a picture")
-        await run_in_threadpool(http.app.state.gateway.choose, caller, body.sd_model_checkpoint, asked)
+        await run_in_threadpool(_model, http, caller, body.sd_model_checkpoint, ImageRequest(prompt="a picture"))
         _chosen(http)[caller.key_id] = body.sd_model_checkpoint
     return {}
 
@@ -236,6 +239,7 @@ async def _draw(http: Request, caller: Caller, body: Drawing, fields: dict[str, 
     desk: Desk = http.app.state.desk
     order = _order(body, fields)
     asked = (body.override_settings or {}).get("sd_model_checkpoint") or _chosen(http).get(caller.key_id)
+    order = _within(order, await run_in_threadpool(_model, http, caller, asked, order))
     kind = "img2img" if "image" in fields else "txt2img"
     job = await desk.submit(caller, order, kind=kind, asked=asked, previews=3, request_id=http.state.request_id)
     outcome = await while_connected(http, _outcome(http, desk, job))
@@ -293,6 +297,24 @@ def _order(body: Drawing, fields: dict[str, Any]) -> ImageRequest:
         adjustments=tuple(said),
         **fields,
     )
+
+
+def _model(http: Request, caller: Caller, asked: str | None, order: ImageRequest) -> ModelInfo:
+    """What a name stands for. Raises ApiError."""
+    gateway = http.app.state.gateway
+    engine, name = gateway.workshop.catalog.find(gateway.choose(caller, asked, order).model)
+    found: ModelInfo = engine.find(name)
+    return found
+
+
+def _within(order: ImageRequest, info: ModelInfo) -> ImageRequest:
+    """The order without a sampler or style that the model has not got: these clients always name one."""
+    changes, said = dict[str, Any](), list(order.adjustments)
+    for name, allowed in (("sampler", info.capabilities.samplers), ("style", info.capabilities.styles)):
+        if (asked := getattr(order, name)) is not None and asked not in allowed:
+            said.append(Adjustment(name, asked, None, f"this model has no such {name}"))
+            changes[name] = None
+    return replace(order, **changes, adjustments=tuple(said))
 
 
 def _unheard(body: Drawing) -> Sequence[Adjustment]:
