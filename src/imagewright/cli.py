@@ -16,6 +16,7 @@ import typer
 from imagewright import (
     __version__,
     cli_addons,
+    cli_chat,
     cli_compare,
     cli_edit,
     cli_evaluation,
@@ -314,3 +315,4 @@ cli_keys.add_to(app)
 cli_explore.add_to(app)
 cli_grid.add_to(app)
 cli_tools.add_to(app)
+cli_chat.add_to(app)

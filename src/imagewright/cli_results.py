@@ -106,7 +106,8 @@ def _as_json(result: ImageResult, paths: list[Path], warnings: list[str]) -> dic
     }
 
 
-def _inline() -> Callable[[Image.Image], str] | None:
+def inline() -> Callable[[Image.Image], str] | None:
+    """How this terminal shows a picture, None where it cannot."""
     from imagewright import terminal
 
     how = terminal.protocol()
@@ -114,7 +115,7 @@ def _inline() -> Callable[[Image.Image], str] | None:
 
 
 def _show(result: ImageResult, paths: list[Path], quiet: bool) -> None:
-    how = _inline() if sys.stdout.isatty() and not quiet else None
+    how = inline() if sys.stdout.isatty() and not quiet else None
     for path, image, record in zip(paths, result.images, result.records, strict=True):
         if how:
             sys.stdout.write(how(image))

@@ -42,7 +42,7 @@ def situation(name: str) -> Conversation:
         ids = [str(len(now.pictures) + 1 + i) for i in range(n)]
         topic = TOPICS.get(shows, shows.split(" in ")[0].split(" to ")[0].split(" on ")[0].split()[-1])
         shown = tuple(
-            Shown(id_, str(parent) if parent else None, words, action, words, shows, topic, (256, 256)) for id_ in ids
+            Shown(id_, str(parent) if parent else None, action, words, shows, topic, (256, 256)) for id_ in ids
         )
         images = dict.fromkeys(ids, blank)
         now = now.then(Turn(words, {}, tuple(ids), "", (), shown, images, action))

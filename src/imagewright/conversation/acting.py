@@ -119,17 +119,21 @@ class _Worker:
             self.current = (self._target(step),)
             self.made += self.current
             return Done()
-        parent = None if step.action == "generate" else self._target(step).id
+        parent = None if step.action == "generate" else self._target(step)
         result = _DO[step.action](self, step)
         self.current = tuple(self._shown(step, parent, image) for image in result.images)
         self.images |= {shown.id: image for shown, image in zip(self.current, result.images, strict=True)}
         self.made += self.current
         return Done(notes=tuple(map(str, result.adjustments)))
 
-    def _shown(self, step: Step, parent: str | None, image: Image.Image) -> Shown:
+    def _shown(self, step: Step, parent: Shown | None, image: Image.Image) -> Shown:
         record = image.info.get("imagewright") or {}
-        style = step.fields.get("style") or record.get("style")
-        return Shown(self.ids(), parent, step.words, step.action, step.words, step.shows, step.topic, image.size, style)
+        edits = record.get("edits", {}).get("steps") or [{}]
+        style = step.fields.get("style") or edits[-1].get("style") or record.get("style")
+        id_, from_ = self.ids(), None
+        if parent is not None:
+            from_, style = parent.id, style or parent.style
+        return Shown(id_, from_, step.action, step.words, step.shows, step.topic, image.size, style)
 
     def _target(self, step: Step) -> Shown:
         if step.target == PREVIOUS and self.current:
@@ -162,7 +166,7 @@ class _Worker:
             try:
                 if result := self._exact(change, step, image, fields):
                     kept = Adjustment("edit", step.words, result.records[0]["verb"], "in its place; all else is kept")
-                    return _noted(result, [*said, kept])
+                    return _noted(result, [*(one for one in said if one.field != "model"), kept])
             except RequestError as error:
                 said.append(Adjustment("edit", "in its place", "drawn by the model", error.message))
         words = step.words
@@ -188,11 +192,12 @@ class _Worker:
         return self.workshop.catalog.find(self.model)[0].name == DEFAULT_ENGINE
 
     def vary(self, step: Step) -> ImageResult:
-        """The picture again, a little different."""
-        shown = self._target(step)
-        return verbs.vary(
-            self._image(shown), shown.shows or None, strong=bool(step.how.get("strong")), **self._all(step)
-        )
+        """The picture again, a little different; where the model takes no pictures, another from the same words."""
+        shown, fields = self._target(step), self._all(step)
+        if verbs.able(self.workshop.catalog, fields, "image") is not None:
+            return verbs.vary(self._image(shown), shown.shows or None, strong=bool(step.how.get("strong")), **fields)
+        said = Adjustment("vary", "the picture", "its words", "the chosen model takes no pictures")
+        return _noted(self.generate(replace(step, words=shown.shows or shown.made_by, how={})), [said])
 
     def restyle(self, step: Step) -> ImageResult:
         """The picture in a style of the model's, or in that of another picture."""

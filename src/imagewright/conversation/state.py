@@ -24,12 +24,11 @@ KEPT = 200  # turns that are remembered; the pictures of older ones stay
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture of the conversation: `parent` is the one it was made from, `asked` and `action` are what made it, and
-    `made_by` the words that the model got. `shows` and `topic` are as in planner.Step."""
+    """A picture of the conversation: `parent` is the one it was made from, `action` and `made_by` are the step that made
+    it and its words. `shows` and `topic` are as in planner.Step."""
 
     id: str
     parent: str | None = None
-    asked: str = ""
     action: str = "generate"
     made_by: str = ""
     shows: str = ""
