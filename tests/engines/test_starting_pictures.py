@@ -20,8 +20,10 @@ from imagewright.models.dit import DiTConfig
 from imagewright.models.encoders import PixelsConfig
 from imagewright.models.text import TextConfig
 from imagewright.request import ImageRequest
+from imagewright.source import to_picture
 from imagewright.training.config import TrainConfig
 from imagewright.training.loop import train
+from imagewright.watch import Watch
 
 EMBEDDED = EmbeddedEngine()
 CAN = {model.name: model.capabilities for model in EMBEDDED.models()}
@@ -128,3 +130,16 @@ def test_a_trained_model_takes_pictures_as_it_says(run: Path) -> None:
     filled = np.asarray(engine.generate(replace(request, mask=hole((16, 16))))[0])
     assert np.array_equal(filled[:, :8], np.asarray(picture)[:, :8])
     assert not np.array_equal(filled, np.asarray(picture))
+
+
+def test_a_trained_model_shows_what_it_has_on_the_way(run: Path) -> None:
+    seen: list[bytes] = []
+    steps: list[bytes] = []
+    watch = Watch(
+        trace=lambda kind, index, array, facts: steps.append(to_picture(array[None]).tobytes()),
+        preview=lambda index, image: seen.append(image.tobytes()),
+        previews=3,
+    )
+    request = ImageRequest(prompt="a disc", model=str(run), seed=1, num_inference_steps=4)
+    TrainedEngine().generate(request, watch)
+    assert seen == steps[:3] and len(seen[0]) == 16 * 16 * 4

@@ -45,6 +45,15 @@ def test_steps_are_shown_as_pictures_that_come_to_be_the_last(tiny: Get, shared:
     assert np.abs(last - pixels(made[0])).max() <= 1
 
 
+def test_previews_are_of_the_first_picture_and_fewer_than_its_steps(tiny: Get, shared: PretrainedEngine) -> None:
+    seen: dict[int, NDArray[Any]] = {}
+    watch = Watch(preview=lambda index, image: seen.update({index: pixels(image)[..., :3].astype(int)}), previews=3)
+    made = shared.generate(request(tiny("sd"), n=2), watch)
+    assert list(seen) == [0, 1]
+    assert np.abs(seen[0] - seen[1]).max() > 0 < np.abs(seen[1] - pixels(made[0])).max()
+    assert np.array_equal(pixels(shared.generate(request(tiny("sd")))[0]), pixels(made[0]))
+
+
 @pytest.mark.parametrize("stopped", [KeyboardInterrupt, RuntimeError])
 def test_what_the_watcher_raises_ends_it_at_once_and_the_next_picture_is_as_ever(
     tiny: Get, shared: PretrainedEngine, stopped: type[BaseException]
