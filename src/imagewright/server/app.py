@@ -20,6 +20,7 @@ from imagewright.errors import ImagewrightError
 from imagewright.server import a1111, admin, errors, files, images, models, pictures, status, tasks
 from imagewright.server.desk import Desk
 from imagewright.server.errors import ApiError
+from imagewright.server.fetch import Fetcher
 from imagewright.server.gateway import Gateway
 from imagewright.server.hub import Hub
 from imagewright.server.keys import Keys
@@ -79,7 +80,7 @@ def create_app(settings: Settings, workshop: Workshop | None = None) -> FastAPI:
     state = app.state
     state.settings, state.database, state.store, state.gateway = settings, database, store, gateway
     state.hub, state.desk, state.worker, state.keys = hub, desk, worker, Keys(database, settings)
-    state.links, state.decoder = Links(database, settings), decoder
+    state.links, state.decoder, state.fetcher = Links(database, settings), decoder, Fetcher(settings.image_urls)
     for router in ROUTERS:
         app.include_router(router)
     _answer_errors(app)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from binascii import a2b_base64
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
-from urllib.parse import unquote_to_bytes
 
 import orjson
 from fastapi import Request
@@ -26,17 +25,18 @@ from imagewright.errors import PictureError
 from imagewright.request import MAX_PICTURES, Adjustment
 from imagewright.server import errors, idempotency, wire
 from imagewright.server.errors import ApiError
+from imagewright.server.fetch import Fetcher, FetchError
 from imagewright.server.files import content_of
 from imagewright.server.idempotency import Once
 from imagewright.server.security import Caller
 from imagewright.server.uploads import Upload
 from imagewright.server.wire import Edit, JsonEdit, Output, Picture, Variation
+from imagewright.store import Store
 
 ALSO = ("style_images", "subject_images")
 _PARTS = ("image", "mask", *ALSO)  # of a form, that hold pictures
 _INDEX = re.compile(r"\[\d{0,2}\]\Z")
 _INSIDE = re.compile(r"imagewright\[(\w+)\]\Z")
-_DATA_URL = re.compile(r"data:([\w/+.-]*)((?:;[\w=+.-]+)*),", re.IGNORECASE)
 
 B = TypeVar("B", bound=Output)
 Files = Mapping[str, Sequence[bytes]]
@@ -61,8 +61,7 @@ async def edit(http: Request, caller: Caller) -> Brought[Edit]:
     """The body of an edit, as a form or as JSON. Raises ApiError, RequestValidationError."""
     if _media_type(http) == "application/json":
         return await json_edit(http, caller, wire.read(JsonEdit, await _json(http)))
-    values, files = await _form(http)
-    return await _decoded(http, wire.read(Edit, values, form=True), files)
+    return await _of_form(http, Edit)
 
 
 async def json_edit(http: Request, caller: Caller, body: JsonEdit) -> Brought[Edit]:
@@ -77,8 +76,15 @@ async def json_edit(http: Request, caller: Caller, body: JsonEdit) -> Brought[Ed
 
 async def variation(http: Request, caller: Caller) -> Brought[Variation]:
     """The body of a variation, a form. Raises ApiError, RequestValidationError."""
-    values, files = await _form(http)
-    return await _decoded(http, wire.read(Variation, values, form=True), files)
+    return await _of_form(http, Variation)
+
+
+async def _of_form(http: Request, kind: type[B]) -> Brought[B]:
+    try:
+        values, files = await _form(http)
+        return await _decoded(http, wire.read(kind, values, form=True), files)
+    finally:
+        await http.close()  # the files of the form
 
 
 def _media_type(http: Request) -> str:
@@ -128,34 +134,21 @@ async def _fetched(http: Request, caller: Caller, named: Picture, param: str) ->
 
 
 async def of_url(http: Request, url: str, param: str) -> bytes:
-    """The bytes at a data URL or at a URL of this server's. Raises ApiError for all others."""
-    if url[:5].lower() == "data:":
-        return _of_data_url(url, param)
-    state = http.app.state
-    picture = await run_in_threadpool(state.links.of_url, url, http.headers["host"])
-    if picture is not None:
-        row = await run_in_threadpool(state.store.get, picture, None)
-        data: bytes = await run_in_threadpool(state.store.load, row.digest)
-        return data
-    raise ApiError(
-        400,
-        "This server fetches no pictures from elsewhere.",
-        "Send the picture itself, as a file or a data URL.",
-        param=param,
-        code="invalid_value",
-    )
-
-
-def _of_data_url(url: str, param: str) -> bytes:
-    match = _DATA_URL.match(url)
-    if match is None:
-        raise ApiError(400, "The data URL cannot be read.", "Write data:image/png;base64,...", param=param)
-    if not match[2].lower().endswith(";base64"):
-        return unquote_to_bytes(url[match.end() :])
+    """The bytes of the picture at a URL (see fetch.py). Raises ApiError."""
+    fetcher: Fetcher = http.app.state.fetcher
     try:
-        return a2b_base64(url[match.end() :])
-    except ValueError as error:
-        raise ApiError(400, "The data URL holds no base64.", param=param, code="invalid_value") from error
+        return await fetcher.fetch(url, partial(_own, http))
+    except FetchError as error:
+        raise ApiError(400, error.message, error.fix, param=param, code="invalid_image_url") from error
+
+
+def _own(http: Request, url: str) -> bytes | None:
+    """The bytes of a picture of this server's, which its URL gives to everybody."""
+    picture = http.app.state.links.of_url(url, http.headers["host"])
+    if picture is None:
+        return None
+    store: Store = http.app.state.store
+    return store.load(store.get(picture, None).digest)
 
 
 async def _decoded(http: Request, body: B, files: Files) -> Brought[B]:
@@ -173,8 +166,6 @@ async def _decoded(http: Request, body: B, files: Files) -> Brought[B]:
         (given,) = await decoded(http, files["mask"], "mask")
         mask, resized = _mask(given, first.image.size)
         said += [*given.adjustments, *resized]
-    once = await idempotency.of(http)
-    await http.close()  # the files of the form
     return Brought(
         body=body,
         image=first.image,
@@ -182,7 +173,7 @@ async def _decoded(http: Request, body: B, files: Files) -> Brought[B]:
         mask=mask,
         **also,
         adjustments=tuple(said),
-        once=once,
+        once=await idempotency.of(http),
         record=first.record,
     )
 
