@@ -160,20 +160,21 @@ def _for_user(order: ImageRequest, body: Output, info: ModelInfo) -> ImageReques
 
 
 async def _events(desk: Desk, job: Job, body: Output, order: ImageRequest, words: str) -> AsyncGenerator[Event]:
-    """Previews as they come, then each picture."""
-    files: Mapping[str, bytes] = {}
+    """Previews as they come, then each picture. A client that goes away cancels the job."""
     name = "image_edit" if job.kind == "edit" else "image_generation"
+    ended: Mapping[str, Any] | None = None
     try:
         async with aclosing(desk.news(job)) as coming:
             async for news in coming:
                 if news.kind == "partial":
                     yield _event(f"{name}.partial_image", answers.partial(job, news.data))
                 elif news.kind == "ended":
-                    files = news.data["files"]
-        outcome = await run_in_threadpool(desk.finished, job.id, files)
-    except (asyncio.CancelledError, GeneratorExit):
-        await asyncio.shield(run_in_threadpool(desk.cancel, job.id))
-        raise
+                    ended = news.data
+    finally:
+        if ended is None:
+            await asyncio.shield(run_in_threadpool(desk.cancel, job.id))
+    assert ended is not None  # news ends with the job
+    outcome = await run_in_threadpool(desk.concluded, ended["job"], ended["files"])
     for index in range(len(outcome.pictures)):
         yield _event(f"{name}.completed", answers.completed(outcome, index, body, words, order))
 
