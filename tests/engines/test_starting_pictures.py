@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from tests_support import discs_source
 
@@ -135,11 +138,12 @@ def test_a_trained_model_takes_pictures_as_it_says(run: Path) -> None:
 def test_a_trained_model_shows_what_it_has_on_the_way(run: Path) -> None:
     seen: list[bytes] = []
     steps: list[bytes] = []
-    watch = Watch(
-        trace=lambda kind, index, array, facts: steps.append(to_picture(array[None]).tobytes()),
-        preview=lambda index, image: seen.append(image.tobytes()),
-        previews=3,
-    )
+
+    def trace(kind: str, index: int, array: NDArray[Any], facts: Mapping[str, Any]) -> None:
+        if kind == "step":
+            steps.append(to_picture(array[None]).tobytes())
+
+    watch = Watch(trace=trace, preview=lambda index, image: seen.append(image.tobytes()), previews=3)
     request = ImageRequest(prompt="a disc", model=str(run), seed=1, num_inference_steps=4)
     TrainedEngine().generate(request, watch)
     assert seen == steps[:3] and len(seen[0]) == 16 * 16 * 4
