@@ -89,9 +89,10 @@ class Gemini(StandIn):
             self._known(turn, {"role", "parts"}, f"contents[{number}]")
             self.demand(turn["role"] == ("model" if number % 2 else "user"), 400, "turns must alternate")
             for part in turn["parts"]:
-                self._known(part, {"text", "inlineData", "thoughtSignature", "thought"}, "parts")
+                self._known(part, {"text", "inlineData", "thoughtSignature", "thought_signature", "thought"}, "parts")
                 if turn["role"] == "model" and "inlineData" in part and not part.get("thought"):
-                    self.demand(part.get("thoughtSignature") == SIGNATURE, 400, "a thought_signature is missing")
+                    signed = part.get("thoughtSignature") or part.get("thought_signature")
+                    self.demand(signed == SIGNATURE, 400, "a thought_signature is missing")
                 if "inlineData" in part:
                     self._inline(part["inlineData"])
         last: list[dict[str, Any]] = turns[-1]["parts"]
@@ -99,9 +100,11 @@ class Gemini(StandIn):
         return last
 
     def _inline(self, inline: dict[str, Any]) -> None:
-        self._known(inline, {"mimeType", "data"}, "inlineData")
-        image = Image.open(BytesIO(base64.b64decode(inline["data"], validate=True)), formats=("PNG", "JPEG", "WEBP"))
-        self.demand(inline["mimeType"] == f"image/{str(image.format).lower()}", 400, "mimeType does not fit the data")
+        self._known(inline, {"mimeType", "mime_type", "data"}, "inlineData")  # Google's own client writes the second
+        data = base64.b64decode(inline["data"].replace("-", "+").replace("_", "/"), validate=True)  # and this alphabet
+        image = Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+        kind = inline.get("mimeType") or inline.get("mime_type")
+        self.demand(kind == f"image/{str(image.format).lower()}", 400, "mimeType does not fit the data")
 
     def _size(self, model: str, config: dict[str, Any]) -> tuple[int, int]:
         self._known(config, {"responseModalities", "imageConfig"}, "generationConfig")

@@ -175,6 +175,22 @@ def test_an_odd_answer_is_a_clear_error(service: Gemini, engine: GeminiEngine, b
         engine.generate(ImageRequest(prompt="a fox"))
 
 
+def test_either_alphabet_of_base64_is_read(service: Gemini, engine: GeminiEngine) -> None:
+    data = noisy((64, 64))
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        part = {"inlineData": {"mimeType": "image/png", "data": encode(data).decode()}}
+        service.next.append(as_json({"candidates": [{"content": {"parts": [part]}}]}))
+        assert engine.generate(ImageRequest(prompt="a fox"))[0].info["original"][0] == data
+
+
+def noisy(size: tuple[int, int]) -> bytes:
+    """A PNG whose base64 has every character."""
+    out = BytesIO()
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(values).save(out, "PNG")
+    return out.getvalue()
+
+
 def test_a_later_turn_gives_back_the_earlier_ones_with_their_signatures(service: Gemini) -> None:
     first = generate_body(ImageRequest(prompt="a fox"), FLASH)
     answer = service._drawn((1024, 1024))

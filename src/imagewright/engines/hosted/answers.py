@@ -126,10 +126,11 @@ def loads(data: bytes) -> Any:
 
 
 def from_base64(value: Any, service: str) -> bytes:
-    """The bytes of base64, also of a data URL. Raises ProviderError."""
+    """The bytes of base64 of either alphabet, also of a data URL. Raises ProviderError."""
     if isinstance(value, str):
+        encoded = value.partition(",")[2] if value.startswith("data:") else value
         try:
-            return a2b_base64(value.partition(",")[2] if value.startswith("data:") else value)
+            return a2b_base64(encoded.replace("-", "+").replace("_", "/"))
         except (Error, ValueError):
             pass
     raise ProviderError(f"{service} answered with a picture that is no base64.", "Ask again.", provider=service)
