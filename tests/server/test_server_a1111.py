@@ -16,6 +16,9 @@ import pytest
 from PIL import Image
 from served import drawn, failed, png, served
 
+from imagewright.models.samplers import SAMPLERS
+from imagewright.server.a1111 import ALIASES
+
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
@@ -116,6 +119,7 @@ def test_the_lists_and_the_choice_of_a_model(api: httpx.Client) -> None:
     assert "painter" in names and not any("/root" in name or ".onnx" in name for name in names)
     aliases = {alias for one in api.get("samplers").json() for alias in one["aliases"]}
     assert {"Euler", "Euler a", "DPM++ 2M"} <= aliases
+    assert list(ALIASES) == list(SAMPLERS)
     assert api.get("options").json()["sd_model_checkpoint"] == "painter"
     assert api.post("options", json={"sd_model_checkpoint": "blocks", "CLIP_stop_at_last_layers": 2}).json() == {}
     assert api.get("options").json()["sd_model_checkpoint"] == "blocks"

@@ -23,7 +23,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from imagewright.engines.engine import ModelInfo
-from imagewright.models.samplers import SAMPLERS
 from imagewright.prompt.weights import weighted
 from imagewright.provenance.record import parameters
 from imagewright.request import Adjustment, ImageRequest
@@ -36,7 +35,7 @@ from imagewright.server.waiting import while_connected
 
 router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"])
 KINDS = ("txt2img", "img2img")
-ALIASES = {  # that program's names of our samplers
+ALIASES: dict[str, tuple[str, ...]] = {  # our samplers, with that program's names for them
     "euler": ("Euler", "k_euler"),
     "heun": ("Heun", "k_heun"),
     "ddim": ("DDIM",),
@@ -45,7 +44,7 @@ ALIASES = {  # that program's names of our samplers
     "ancestral_wide": (),
     "heun_sde": (),
 }
-_BY_NAME = {alias.lower(): name for name in SAMPLERS for alias in (name, *ALIASES[name])}
+_BY_NAME = {alias.lower(): name for name, aliases in ALIASES.items() for alias in (name, *aliases)}
 _PLAIN = {  # fields of that program that ask for nothing when they have these values
     "width": 512,
     "height": 512,
@@ -196,7 +195,7 @@ async def interrupt(http: Request, caller: Maker) -> dict[str, Any]:
 @router.get("/samplers")
 async def samplers(caller: Maker) -> list[dict[str, Any]]:
     """The samplers, with that program's names for them."""
-    return [{"name": name, "aliases": list(ALIASES[name]), "options": {}} for name in SAMPLERS]
+    return [{"name": name, "aliases": list(aliases), "options": {}} for name, aliases in ALIASES.items()]
 
 
 @router.get("/sd-models")
