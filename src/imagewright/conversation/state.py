@@ -24,7 +24,7 @@ KEPT = 200  # turns that are remembered; the pictures of older ones stay
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture of the conversation: `parent` is the one it was made from, `action` and `made_by` are the step that made
+    """A picture of the conversation: `parent` is the one it was made from, `action` and `made_by` the step that made
     it and its words. `shows` and `topic` are as in planner.Step."""
 
     id: str
