@@ -195,7 +195,7 @@ def test_moderation_before_and_after_is_one_error_and_never_repeated(
     with pytest.raises(ModerationError) as caught:
         engine.generate(ImageRequest(prompt=f"a {words} fox", model="flux-2-pro", size=(64, 64)))
     assert caught.value.code == code and not caught.value.retryable and len(service.tasks) == 1
-    assert ("violence" in caught.value.message) == (words == "forbidden")
+    assert ("Moderation Reasons: violence" in caught.value.message) == (words == "forbidden")
 
 
 def test_a_task_that_fails_says_why(engine: BFLEngine) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from firefly_service import Firefly
 from hosting import Only, border, config, hole, photo
-from standin import StandIn, as_json
+from standin import Asked, Reply, StandIn, as_json
 
 from imagewright.config import Config
 from imagewright.engines.hosted import firefly
@@ -101,6 +101,21 @@ def test_pictures_are_made_as_many_a_job_as_there_may_be(
     result = engine.generate(ImageRequest(prompt="a fox", model=model, n=6, seed=2**32 - 2))
     assert [body["numVariations"] for body in bodies(service)] == sizes
     assert [record["seed"] for record in result.records] == [2**32 - 2, 2**32 - 1, 0, 1, 2, 3]
+
+
+def test_what_was_drawn_before_a_job_fails_is_kept(service: Firefly, engine: FireflyEngine) -> None:
+    usual, jobs = service._make, 0
+
+    def make(asked: Asked) -> Reply:
+        nonlocal jobs
+        jobs += 1
+        return usual(asked) if jobs == 1 else service.failure(500, "trouble")
+
+    service._make = make  # type: ignore[method-assign]
+    result = engine.generate(ImageRequest(prompt="a fox", model="image3", n=6, seed=10))
+    assert [record["seed"] for record in result.records] == [10, 11, 12, 13]
+    said = next(one for one in result.adjustments if one.field == "n")
+    assert (said.requested, said.used) == (6, 4) and "trouble" in said.reason
 
 
 def test_classes_presets_and_a_picture_make_the_style(service: Firefly, engine: FireflyEngine) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from imagewright.config import Provider
 from imagewright.engines.engine import ModelInfo
 from imagewright.engines.hosted import fitting
-from imagewright.engines.hosted.answers import Refusal, picture, string, text
+from imagewright.engines.hosted.answers import MAX_TOLD, Refusal, picture, string, text
 from imagewright.engines.hosted.base import HostedEngine, hosted_model
 from imagewright.errors import RequestError, UnsupportedError
 from imagewright.request import Adjustment, Capabilities, ImageRequest
@@ -259,7 +259,8 @@ def _reasons(answer: Mapping[str, Any]) -> str:
     """What an answer says of why, as one line."""
     details = answer.get("details")
     if isinstance(details, dict):
-        return "; ".join(f"{name}: {text(value) or value}" for name, value in details.items())[:500]
+        lists = {name: value if isinstance(value, list) else [value] for name, value in details.items()}
+        return "; ".join(f"{name}: {', '.join(map(text, value))}" for name, value in lists.items())[:MAX_TOLD]
     return text(details) or text(answer.get("error"))
 
 

@@ -21,7 +21,7 @@ from imagewright.engines.engine import ModelInfo, seed_of
 from imagewright.engines.hosted import fitting
 from imagewright.engines.hosted.answers import Refusal, picture, string, text
 from imagewright.engines.hosted.base import HostedEngine, hosted_model
-from imagewright.errors import CredentialError, ImagewrightError, StoppedError, UnsupportedError
+from imagewright.errors import CredentialError, ImagewrightError, ProviderError, StoppedError, UnsupportedError
 from imagewright.request import Adjustment, Capabilities, ImageRequest
 
 if TYPE_CHECKING:
@@ -244,18 +244,28 @@ class FireflyEngine(HostedEngine):
         return replace(found, no_credit=True) if answer.headers.get("x-access-error") == "quota_exhausted" else found
 
     def draw(self, request: ImageRequest, model: ModelInfo, call: Call) -> tuple[list[Image.Image], list[Adjustment]]:
-        """Jobs of as many pictures as the model makes at a time, one after the other."""
+        """Jobs of as many pictures as the model makes at a time, one after the other. Where one fails, what those
+        before it drew is kept, and that is said."""
         batch = MODELS[model.name].batch
         images: list[Image.Image] = []
         said: list[Adjustment] = []
         uploaded: dict[str, str] = {}
+        why = "firefly drew fewer"
         for start in range(0, request.n, batch):
             seeds = [seed_of(request, index) for index in range(start, min(request.n, start + batch))]
             job = job_of(request, model.name, seeds)
-            uploaded = uploaded or {name: self._upload(call, one) for name, one in job.uploads.items()}
-            found, more = self._done(call, model.name, job.with_uploads(uploaded))
+            try:
+                uploaded = uploaded or {name: self._upload(call, one) for name, one in job.uploads.items()}
+                found, more = self._done(call, model.name, job.with_uploads(uploaded))
+            except ProviderError as error:
+                if not images:
+                    raise
+                why = str(error)
+                break
             images += [self.cut_back(image, job.widened) for image in found]
             said += [*job.said, *more]
+        if 0 < len(images) < request.n:
+            said.append(Adjustment("n", request.n, len(images), why))
         return images, list(dict.fromkeys(said))
 
     def _upload(self, call: Call, image: Image.Image) -> str:
