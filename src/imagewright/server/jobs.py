@@ -163,12 +163,17 @@ def add(connection: sa.Connection, job: Job, bound: int, worker: str | None = No
     count = connection.execute(_COUNT_OPEN, {"pool": job.pool}).one()
     if count.all >= bound:
         raise QueueFull(count.all, _wait(connection, count.all))
+    if worker is None or count.waiting:
+        connection.execute(_ADD, _plain(_fields(job)))
+        return job
+    job = replace(job, state=RUNNING, worker=worker, started=time.time(), attempts=1)
     row = _plain(_fields(job))
-    if worker is not None and not count.waiting:
-        row |= {"state": RUNNING, "worker": worker, "started": time.time(), "attempts": 1}
-        row["lease"] = _now(connection) + lease
-    connection.execute(jobs.insert().values(**row))
-    return replace(job, **{name: row[name] for name in ("state", "worker", "started", "attempts")})
+    if connection.dialect.name == "sqlite":
+        connection.execute(_ADD, row | {"lease": time.time() + lease})
+    else:
+        row.pop("lease")
+        connection.execute(_ADD_BEGUN, row | {"seconds": lease})
+    return job
 
 
 def claim(database: Database, worker: str, pool: str, lease: float, together: int = 1) -> list[Job]:
@@ -196,10 +201,9 @@ def waiting(connection: sa.Connection) -> list[str]:
 
 def finish(connection: sa.Connection, job: Job, state: str, **values: Any) -> bool:
     """End a running job, in the caller's transaction; False if it is not this worker's any more: then enter nothing."""
-    mine = (jobs.c.id == job.id) & (jobs.c.state == RUNNING) & (jobs.c.worker == job.worker)
-    mine &= jobs.c.attempts == job.attempts  # it may have lost the job and got it again
-    ended = connection.execute(jobs.update().where(mine).values(state=state, finished=time.time(), **_plain(values)))
-    return ended.rowcount == 1
+    mine = {"mine": job.id, "whose": job.worker, "turn": job.attempts}  # it may have lost the job and got it again
+    new = {"state": state, "finished": time.time(), **_plain(values)}
+    return connection.execute(_FINISH, mine | new).rowcount == 1
 
 
 def cancel(connection: sa.Connection, job_id: str, error: ApiError) -> bool:
@@ -319,6 +323,15 @@ def _now(connection: sa.Connection) -> Any:
 
 
 _CLOCK = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
+# Statements that are made once: to make one costs more than to carry it out.
+_ADD = jobs.insert()
+_ADD_BEGUN = jobs.insert().values(lease=_CLOCK + sa.bindparam("seconds", type_=sa.Double))
+_FINISH = jobs.update().where(
+    jobs.c.id == sa.bindparam("mine"),
+    jobs.c.state == RUNNING,
+    jobs.c.worker == sa.bindparam("whose"),
+    jobs.c.attempts == sa.bindparam("turn"),
+)
 _IS_WAITING = (jobs.c.state == QUEUED) & (jobs.c.pool == sa.bindparam("pool"))
 _COUNT_OPEN = sa.select(
     sa.func.count().label("all"), sa.func.coalesce(sa.func.sum(sa.case((_IS_WAITING, 1), else_=0)), 0).label("waiting")
