@@ -96,8 +96,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     async def ours(request: Request, error: Exception) -> JSONResponse:
         told = errors.of(error)
-        if told.status >= 500:
-            log.error("request %s failed", request.state.request_id, exc_info=error)
+        errors.note(log, f"request {request.state.request_id}", error)
         return answer(told)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:

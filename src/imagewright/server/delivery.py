@@ -95,8 +95,7 @@ class Delivery:
     def failed(self, job: Job, error: Exception) -> None:
         """End a job for which there are no pictures."""
         told = errors.of(error)
-        if told.status >= 500:
-            log.error("job %s failed", job.id, exc_info=error)
+        errors.note(log, f"job {job.id}", error)
         if self.persist(lambda connection: self.end(connection, job, told)):
             self.hub.tell(job.id, "ended", job=as_ended(job, told), files={})
 

@@ -251,11 +251,12 @@ class Desk:
             self.closing, self._until = True, time.monotonic() + seconds
             if self.worker is not None:
                 await run_in_threadpool(self.worker.close)
-                await run_in_threadpool(self._give_up, (jobs.QUEUED,))
             for job_id in self.hub.heard():
                 self.hub.tell(job_id, "closing")
         while self.hub.heard() and self.left > SPARE:
-            await asyncio.sleep(0.05)
+            if self.worker is not None:  # again and again: some were being accepted when it was closed
+                await run_in_threadpool(self._give_up, (jobs.QUEUED,))
+            await asyncio.sleep(0.1)
         await run_in_threadpool(self._give_up, jobs.OPEN)
 
     def _give_up(self, states: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ was not foreseen tells no inner detail.
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -109,6 +110,15 @@ def of(error: BaseException) -> ApiError:
     if isinstance(error, UNREACHABLE):
         return _of_database(error)
     return ApiError(500, "The server had an error.", "Try again; the operator's log has it.", type="server_error")
+
+
+def note(log: logging.Logger, what: str, error: BaseException) -> None:
+    """Write down that `what` failed, where that was not its client's doing; with all detail where nobody foresaw it."""
+    if isinstance(error, ApiError):  # whoever raised it knew why
+        return
+    if (told := of(error)).status >= 500:
+        foreseen = isinstance(error, (ImagewrightError, *UNREACHABLE))
+        log.error("%s failed: %s", what, error if foreseen else told, exc_info=None if foreseen else error)
 
 
 def _of_database(error: Exception) -> ApiError:

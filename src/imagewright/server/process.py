@@ -37,11 +37,11 @@ def serve(settings: Settings, say: Say) -> None:
     """Serve until a signal; `say` gets the address. Raises ImagewrightError where the port is taken."""
     with _listen(settings.host, settings.port) as listener:
         app = create_app(settings)
-        server = _Server(app, settings.drain)
+        worker: Worker | None = app.state.worker
+        server = _Server(app, settings.drain, worker)
         host, port = settings.host, listener.getsockname()[1]
         server.ready = lambda: say(f"serving at http://{host}:{port}/v1 (stop with Ctrl-C)")
         server.run([listener])
-    worker: Worker | None = app.state.worker
     if worker is not None and not worker.stop(0):
         _leave()
 
@@ -52,16 +52,17 @@ def work(settings: Settings, say: Say) -> None:
     database.create()
     store = Store(database, settings.store_url)
     worker = Worker(database, store, Gateway(settings, Workshop()), settings, Hub())
-    told, hurry = threading.Event(), threading.Event()
+    told = threading.Event()
 
     def tell(*_: Any) -> None:
-        (hurry if told.is_set() else told).set()
+        if told.is_set():
+            worker.hurry()
+        told.set()
 
     with _handling(tell):
         worker.start()
         say(f"working for {database.url.render_as_string(hide_password=True)} (stop with Ctrl-C)")
         told.wait()
-        threading.Thread(target=lambda: (hurry.wait(), worker.stop(0)), daemon=True).start()
         done = worker.stop(settings.drain)
     database.close()
     if not done:
@@ -72,12 +73,12 @@ class _Server(uvicorn.Server):
     """uvicorn, which goes on listening while it drains, so that clients get a 503 and not a closed door, and which
     does not end the process by the signal that it got."""
 
-    def __init__(self, app: FastAPI, drain: float) -> None:
+    def __init__(self, app: FastAPI, drain: float, worker: Worker | None) -> None:
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1
         )
         super().__init__(config)
-        self.desk, self.drain = app.state.desk, drain
+        self.desk, self.drain, self.worker = app.state.desk, drain, worker
         self.ready: Callable[[], None] = lambda: None
         self._draining: asyncio.Task[None] | None = None
 
@@ -97,6 +98,8 @@ class _Server(uvicorn.Server):
         """A signal came."""
         if self.desk.closing or not self.started:
             self.should_exit = self.force_exit = True
+            if self.worker is not None:
+                self.worker.hurry()
         else:
             self._loop.call_soon_threadsafe(self._begin_to_drain)
 

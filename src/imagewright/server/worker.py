@@ -67,6 +67,7 @@ class Worker:
         }
         self._stops: dict[str, Stop] = {}
         self._ending, self._bell, self._claiming = threading.Event(), threading.Event(), threading.Lock()
+        self._hurried = False
         self._threads: list[threading.Thread] = []
         self._hands = ThreadPoolExecutor(local + HOSTED, thread_name_prefix="work")
 
@@ -92,7 +93,7 @@ class Worker:
         """
         self.close()
         until = time.monotonic() + seconds
-        while self._stops and time.monotonic() < until:
+        while self._stops and time.monotonic() < until and not self._hurried:
             time.sleep(0.01)
         left = list(self._stops)
         self._again("the queue", self.put_back)
@@ -103,6 +104,10 @@ class Worker:
         for thread in self._threads:
             thread.join(timeout=2)
         return not left
+
+    def hurry(self) -> None:
+        """Let `stop` wait no longer."""
+        self._hurried = True
 
     def cancel(self, job_id: str) -> None:
         """Stop a job, if it is being done here."""
