@@ -165,6 +165,8 @@ def _form_text(value: Any) -> str:
 def pictures_of(body: Mapping[str, Any], answer: Answer, call: Call) -> list[Image.Image]:
     """The pictures of an answer. What it cost stands with the first, so that a sum over all is right."""
     data = body.get("data")
+    if body.get("error"):
+        raise call.refused(call.engine.refusal(answer.status, body), answer.status)
     if not isinstance(data, list):
         raise ProviderError(
             f"{call.service} answered without pictures.", "Ask again.", provider=call.service, status=answer.status
