@@ -84,14 +84,14 @@ def test_another_model_draws_and_quiet_prints_paths_only(chat: Any, tmp_path: Pa
 def test_ctrl_c_stops_the_picture_and_not_the_program(
     chat: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    make = Workshop.make
+    make = Workshop._make
 
     def interrupted(self: Workshop, request: Any, *others: Any) -> Any:
         if request.prompt == "a dog":
             signal.raise_signal(signal.SIGINT)
         return make(self, request, *others)
 
-    monkeypatch.setattr(Workshop, "make", interrupted)
+    monkeypatch.setattr(Workshop, "_make", interrupted)
     before = signal.getsignal(signal.SIGINT)
     code, _, err = chat("a dog, 64x64", "a cat, 64x64")
     assert code == 0 and "stopped; nothing was changed" in err

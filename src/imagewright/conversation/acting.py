@@ -6,7 +6,7 @@ in the nearest way, and said in the turn's notes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,8 +44,16 @@ class Watched(Workshop):
         stop: Stop | None = None,
     ) -> ImageResult:
         """As Workshop.make, by the workshop that it stands for."""
-        watch = self.watch
-        return self.workshop.make(request, progress or watch.progress, trace or watch.trace, stop or watch.stop)
+        watch = replace(
+            self.watch,
+            progress=progress or self.watch.progress,
+            trace=trace or self.watch.trace,
+            stop=stop or self.watch.stop,
+        )
+        (done,) = self.workshop.make_many([request], [watch])
+        if isinstance(done, Exception):
+            raise done
+        return done
 
 
 @dataclass(frozen=True)
@@ -64,18 +72,24 @@ def act(
     *,
     said: str = "",
     model: str | None = None,
-    ids: Callable[[], str] = new_id,
+    alone: bool = False,
+    mask: Image.Image | None = None,
+    ids: Sequence[str] = (),
 ) -> Turn:
-    """What comes of a plan: `conversation.then` of it is the conversation afterwards. `model` draws, where it can.
+    """What comes of a plan: `conversation.then` of it is the conversation afterwards. `model` draws; where it changes
+    no pictures another does, unless it shall do it `alone`. `mask` says where a change may be (transparent), and `ids`
+    are for the pictures of the last step.
 
     Where a later step fails, the turn has what the steps before it made, and says so. Raises RequestError, ModelError,
     PictureError, ProviderError, StoppedError.
     """
     watch = watch or Watch()
-    worker = _Worker(conversation, Watched(workshop or verbs.shared(), watch), model, ids)
+    worker = _Worker(conversation, Watched(workshop or verbs.shared(), watch), model, alone, mask)
+    final = max((index for index, step in enumerate(plan.steps) if step.action != "answer"), default=0)
     notes, answers, last = list(plan.doubts), list[str](), Step("answer")
-    for step in plan.steps:
+    for index, step in enumerate(plan.steps):
         watch.check()
+        worker.ids = list(ids) if index == final else []
         try:
             done = worker.do(step)
         except StoppedError:
@@ -104,9 +118,16 @@ class _Worker:
     """Does the steps of one plan, one after the other."""
 
     def __init__(
-        self, conversation: Conversation, workshop: Watched, model: str | None, ids: Callable[[], str]
+        self,
+        conversation: Conversation,
+        workshop: Watched,
+        model: str | None,
+        alone: bool,
+        mask: Image.Image | None,
     ) -> None:
-        self.conversation, self.workshop, self.model, self.ids = conversation, workshop, model, ids
+        self.conversation, self.workshop, self.model = conversation, workshop, model
+        self.alone, self.mask = alone, mask
+        self.ids: list[str] = []  # for the pictures of the present step
         self.made: list[Shown] = []  # by all steps
         self.current: tuple[Shown, ...] = ()  # by the last one
         self.images: dict[str, Image.Image] = {}
@@ -130,7 +151,7 @@ class _Worker:
         record = image.info.get("imagewright") or {}
         edits = record.get("edits", {}).get("steps") or [{}]
         style = step.fields.get("style") or edits[-1].get("style") or record.get("style")
-        id_, from_ = self.ids(), None
+        id_, from_ = self.ids.pop(0) if self.ids else new_id(), None
         if parent is not None:
             from_, style = parent.id, style or parent.style
         return Shown(id_, from_, step.action, step.words, step.shows, step.topic, image.size, style)
@@ -161,6 +182,8 @@ class _Worker:
         """A change by an instruction. What a tool does exactly, a model of ours need not guess at."""
         shown = self._target(step)
         image, (fields, said) = self._image(shown), self._fields(step)
+        if self.mask is not None:
+            return _noted(verbs.edit(image, step.words, mask=self.mask, **fields), said)
         change = changes.read(step.words, shown.topic, things(shown.shows))
         if change is not None and (step.how.get("where") or self._ours()):
             try:
@@ -252,7 +275,7 @@ class _Worker:
             for name in _NOT_OF_EDITS
             if name in step.fields
         ]
-        if self.model and verbs.able(self.workshop.catalog, fields, "image") is None:
+        if self.model and not self.alone and verbs.able(self.workshop.catalog, fields, "image") is None:
             fields.pop("model")
             other = verbs.able(self.workshop.catalog, {}, "image", "instruction")
             said.append(Adjustment("model", self.model, other, "the chosen model changes no pictures"))
