@@ -7,13 +7,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PROMPT
 
-.PHONY: picture test lint docs clean
+.PHONY: picture test clients lint docs clean
 
 picture: $(VENV)/.base  ## make a picture here: make picture PROMPT="red apple"
 	@$(BIN)/imagewright generate -- "$$PROMPT"
 
 test: $(VENV)/.test  ## run the tests
 	@$(BIN)/python -m pytest
+
+clients: $(VENV)/.test  ## make the environments of the clients that are quick to get, for the tests to run them
+	@$(BIN)/python scripts/clients.py openai-legacy openai $$(command -v npm >/dev/null && echo node)
 
 lint: $(VENV)/.dev  ## check style and types
 	$(BIN)/ruff check .
