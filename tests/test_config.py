@@ -161,11 +161,12 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         ("base_url = 'http://x/v1?key=1'", "base_url"),
         ("base_url = 7", "base_url"),
         ("key = 7", "key"),
+        ("[providers]\nopenai = 3", "no table"),
         ('key = "a\\nb"', "key"),
     ],
 )
 def test_what_cannot_work_is_refused(file: Path, line: str, message: str) -> None:
-    file.write_text(f"[providers.openai]\n{line}\n")
+    file.write_text(line if line.startswith("[") else f"[providers.openai]\n{line}\n")
     with pytest.raises(ConfigError, match=message):
         config.read(file).provider("openai")
 

@@ -108,7 +108,10 @@ class Config:
 
     def provider(self, name: str) -> Provider:
         """The hosted service called `name`; what the environment says wins. Raises ConfigError."""
-        table = dict(self.section("providers").get(name) or {})
+        found = self.section("providers").get(name, {})
+        if not isinstance(found, Mapping):
+            raise ConfigError(f"providers.{name} in the configuration is no table.", f"Write [providers.{name}].")
+        table = dict(found)
         for option, variables in variables_of(name).items():
             if value := next((os.environ[one] for one in variables if os.environ.get(one)), None):
                 table[option] = Secret(value) if _SECRET.fullmatch(option) else value

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
+import httpcore
 import httpx
 import pytest
 from example_service import KEY, SIZE, ExampleEngine, ExampleService, engine_of
@@ -22,6 +23,7 @@ from standin import Reply, as_json, drawn
 from imagewright.config import Config
 from imagewright.engines.hosted import breaker, wire
 from imagewright.errors import (
+    ConfigError,
     CredentialError,
     ImagewrightError,
     ModelNotFoundError,
@@ -111,6 +113,14 @@ def test_a_missing_key_names_its_variable(monkeypatch: pytest.MonkeyPatch, servi
     monkeypatch.setenv("EXAMPLE_BASE_URL", f"{service.url}/v1")
     assert made(engine).images[0].size == SIZE
     engine.close()
+
+
+def test_a_key_goes_nowhere_unprotected(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="unprotected") as caught:
+        ExampleEngine(config("example", "http://far.invalid/v1", key=KEY)).models()
+    assert "insecure = true" in caught.value.fix and KEY not in str(caught.value)
+    assert ExampleEngine(config("example", "http://far.invalid/v1", key=KEY, insecure=True)).models()
+    assert ExampleEngine(config("example", "https://far.invalid/v1", key=KEY)).models()
 
 
 def test_an_unknown_model_is_said(engine: ExampleEngine) -> None:
@@ -430,6 +440,36 @@ def test_a_late_stop_cuts_no_connection_of_others(service: ExampleService, engin
     assert len(service.asked) == 21
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_host_that_does_not_answer_holds_nobody(
+    monkeypatch: pytest.MonkeyPatch, service: ExampleService, stopped: bool
+) -> None:
+    """Nor a name that takes its time to be looked up."""
+    late, closed = threading.Event(), threading.Event()
+
+    class Stream(httpcore.NetworkStream):
+        def close(self) -> None:
+            closed.set()
+
+    def connect(self: httpcore.SyncBackend, *args: object, **options: object) -> httpcore.NetworkStream:
+        late.wait(10)
+        return Stream()
+
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect)
+    engine = engine_of(service, timeout=60 if stopped else 0.3)
+    stop = Stop()
+    timer = threading.Timer(0.3, stop.set)
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(StoppedError if stopped else ProviderTimeoutError):
+        engine.generate(REQUEST, Watch(stop=stop if stopped else None))
+    assert time.monotonic() - start < 1.0
+    timer.join()
+    late.set()
+    assert closed.wait(5)  # what came after all is not left open
+    engine.close()
+
+
 # The breaker
 
 
@@ -554,7 +594,8 @@ def test_a_files_own_words_are_not_believed(service: ExampleService, engine: Exa
 
 def test_another_size_is_said(service: ExampleService, engine: ExampleEngine) -> None:
     service.picture = drawn((80, 40))
-    result = made(engine)
+    assert made(engine).adjustments == ()  # as none was asked for
+    result = made(engine, size=SIZE)
     assert result.images[0].size == (80, 40) and result.size is None
     assert [(one.field, one.requested, one.used) for one in result.adjustments] == [("size", SIZE, (80, 40))]
     assert Workshop(Only(engine)).make(REQUEST).images[0].size == (80, 40)
@@ -601,11 +642,11 @@ def test_a_proxy_of_the_environment_is_used(service: ExampleService, monkeypatch
     for name in [one for one in os.environ if one.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("http_proxy", service.url)
-    engine = ExampleEngine(config("example", "http://far.invalid/v1", key=KEY))
+    engine = ExampleEngine(config("example", "http://far.invalid/v1", key=KEY, insecure=True))
     assert made(engine).images[0].size == SIZE
     assert service.asked[0].headers["host"] == "far.invalid"
     monkeypatch.setenv("no_proxy", "far.invalid")
-    direct = ExampleEngine(config("example", "http://far.invalid/v1", key=KEY))
+    direct = ExampleEngine(config("example", "http://far.invalid/v1", key=KEY, insecure=True))
     with pytest.raises(ProviderError, match="cannot be reached"):
         made(direct)
     engine.close()

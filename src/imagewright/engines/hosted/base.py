@@ -19,16 +19,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
 
 from PIL import Image
 
 from imagewright.config import Config, Provider, Secret, read, variables_of
 from imagewright.engines.engine import Engine, ModelInfo, seed_of
 from imagewright.engines.hosted.answers import Answer, Refusal, openai_refusal, picture
-from imagewright.errors import CredentialError, ImagewrightError, ProviderError
+from imagewright.errors import ConfigError, CredentialError, ImagewrightError, ProviderError
 from imagewright.pictures import decode as decoded
 from imagewright.request import Adjustment, Capabilities, ImageRequest, ImageResult
 from imagewright.watch import Watch
@@ -117,6 +119,11 @@ class HostedEngine(Engine):
         provider = replace(provider, base_url=provider.base_url or self.base_url)
         if self.needs_key and not self.has_key(provider):
             raise self.no_key()
+        if self.has_key(provider) and not _protected(provider):
+            raise ConfigError(
+                f"The key of {provider.name} would be sent unprotected.",
+                f"Use https in its base_url, or say insecure = true under [providers.{provider.name}].",
+            )
         return provider
 
     def secrets(self, provider: Provider) -> list[str]:
@@ -156,9 +163,7 @@ class HostedEngine(Engine):
         result = super().generate(request, watch)
         for image in result.images if decode else ():
             self._whole(image)
-        if request.image is None:
-            result = replace(result, size=None)
-        return result
+        return result if request.image is not None else _as_drawn(result, request)
 
     def _generate(
         self, request: ImageRequest, model: ModelInfo, watch: Watch
@@ -171,8 +176,6 @@ class HostedEngine(Engine):
             image.info.setdefault("record", {})["provider"] = call.service
             if request.image is not None:
                 self._whole(image)
-        if request.image is None and request.size is not None and (got := images[0].size) != request.size:
-            said = [*said, Adjustment("size", request.size, got, "the service drew it in this size")]
         return images, said
 
     def _whole(self, image: Image.Image) -> None:
@@ -222,6 +225,27 @@ class HostedEngine(Engine):
             transports, self._transports = self._transports, {}
         for transport in transports.values():
             transport.close()
+
+
+@lru_cache(maxsize=64)
+def _sends_in_clear(base_url: str) -> bool:
+    at = urlsplit(base_url)
+    return at.scheme != "https" and at.hostname not in ("localhost", "127.0.0.1", "::1")
+
+
+def _protected(provider: Provider) -> bool:
+    """Whether nobody on the way can read what is sent."""
+    return bool(provider.options.get("insecure")) or not _sends_in_clear(provider.base_url)
+
+
+def _as_drawn(result: ImageResult, request: ImageRequest) -> ImageResult:
+    """The result in the size that the service drew, which is said where another size or shape was asked for."""
+    drawn = result[0].size
+    if (request.size or request.aspect) is None or drawn == result.size:
+        return replace(result, size=None)
+    said = Adjustment("size", result.size, drawn, "the service drew it in this size")
+    records = tuple({**one, "adjustments": [*one["adjustments"], asdict(said)]} for one in result.records)
+    return replace(result, size=None, adjustments=(*result.adjustments, said), records=records)
 
 
 def hosted_model(engine: str, name: str, summary: str, can: Capabilities, **extra: Any) -> ModelInfo:

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from imagewright.config import Provider
 from imagewright.engines.engine import ModelInfo
@@ -70,7 +69,4 @@ class CompatibleEngine(OpenAIForm):
         found = self.config.provider(model.name.partition("/")[0])
         if not found.base_url:
             raise ConfigError(f"{found.name} has no base_url.", f"Add it under [providers.{found.name}].")
-        at = urlsplit(found.base_url)
-        if found.key is not None and at.scheme != "https" and at.hostname not in ("localhost", "127.0.0.1", "::1"):
-            raise ConfigError(f"The key of {found.name} would be sent unprotected.", "Use https in its base_url.")
-        return found
+        return self._keyed(found)

@@ -11,9 +11,10 @@ import socket
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from functools import cache
-from threading import Event, Lock, local
+from threading import Event, Lock, Thread, local
 from typing import Any, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
@@ -42,7 +43,7 @@ class Errand:
 
     def __init__(self, seconds: float, watch: Watch) -> None:
         self.watch, self.deadline = watch, time.monotonic() + seconds
-        self._lock, self._over, self._waiting = Lock(), Event(), set[_Line]()
+        self._lock, self._over, self._waiting = Lock(), Event(), set[_Line | _Connecting]()
         if watch.stop is not None:
             watch.stop.then(self._end)
 
@@ -65,7 +66,7 @@ class Errand:
             _serving.errand = None
 
     @contextmanager
-    def waiting(self, line: _Line) -> Iterator[None]:
+    def waiting(self, line: _Line | _Connecting) -> Iterator[None]:
         """While `line` waits for its socket, which is shut when the errand is stopped."""
         with self._lock:
             if self._over.is_set():
@@ -111,7 +112,7 @@ class _Line(httpcore.NetworkStream):
             socket.socket.shutdown(self.get_extra_info("socket"), socket.SHUT_RDWR)  # of TLS too: no farewell is sent
 
     def _waited(self, wait: Callable[[float | None], _Got], timeout: float | None) -> _Got:
-        errand: Errand | None = getattr(_serving, "errand", None)
+        errand = _served()
         if errand is None:
             return wait(timeout)
         left = errand.left()
@@ -119,6 +120,46 @@ class _Line(httpcore.NetworkStream):
             raise httpcore.ReadTimeout("the deadline is over")
         with errand.waiting(self):
             return wait(left if timeout is None else min(left, timeout))
+
+
+def _served() -> Errand | None:
+    """What this thread's connections serve."""
+    errand: Errand | None = getattr(_serving, "errand", None)
+    return errand
+
+
+class _Connecting:
+    """A connection on its way, in a thread of its own: neither a name that is looked up nor a host that says nothing
+    can be hurried."""
+
+    def __init__(self, connect: Callable[[], httpcore.NetworkStream]) -> None:
+        self._found: Future[httpcore.NetworkStream] = Future()
+        Thread(target=self._run, args=(connect,), daemon=True).start()
+
+    def _run(self, connect: Callable[[], httpcore.NetworkStream]) -> None:
+        try:
+            stream = connect()
+        except Exception as error:
+            with suppress(InvalidStateError):  # nobody waits any more
+                self._found.set_exception(error)
+            return
+        try:
+            self._found.set_result(stream)
+        except InvalidStateError:
+            stream.close()
+
+    def wait(self, seconds: float) -> httpcore.NetworkStream:
+        """The connection. Raises httpcore.ConnectTimeout, also when it is shut."""
+        try:
+            return self._found.result(seconds)
+        except (TimeoutError, CancelledError):
+            if self._found.cancel() or self._found.cancelled():
+                raise httpcore.ConnectTimeout("no connection in time") from None
+            return self._found.result()
+
+    def shut(self) -> None:
+        """Wakes the thread that waits."""
+        self._found.cancel()
 
 
 class _Network(httpcore.NetworkBackend):
@@ -135,7 +176,15 @@ class _Network(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> _Line:
-        return _Line(self._sockets.connect_tcp(host, port, CONNECT, local_address, socket_options))
+        def connect() -> httpcore.NetworkStream:
+            return self._sockets.connect_tcp(host, port, timeout, local_address, socket_options)
+
+        errand = _served()
+        if errand is None:
+            return _Line(connect())
+        connecting = _Connecting(connect)
+        with errand.waiting(connecting):
+            return _Line(connecting.wait(max(0.0, min(CONNECT, errand.left()))))
 
 
 class _Body(httpx.SyncByteStream):
