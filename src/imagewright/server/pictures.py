@@ -140,7 +140,7 @@ def file_response(http: Request, row: Row, until: int | None = None) -> Response
         "cache-control": f"private, {kept}",
         "content-disposition": f'inline; filename="{row.id}.{SERVED[row.media_type]}"',
         "content-security-policy": "sandbox; default-src 'none'",
-        "cross-origin-resource-policy": "same-origin",
+        "cross-origin-resource-policy": "cross-origin",
     }
     if http.headers.get("if-none-match") in (headers["etag"], "*"):
         return Response(status_code=304, headers=headers)
