@@ -33,10 +33,10 @@ from imagewright.store import Store
 from imagewright.workshop import Workshop
 
 log = logging.getLogger(__name__)
-ROUTERS = (
-    status.router,
-    pictures.router,
+ROUTERS = (  # the busiest first: they are asked one by one
     images.router,
+    pictures.router,
+    status.router,
     tasks.router,
     models.router,
     files.router,
@@ -76,6 +76,7 @@ def create_app(settings: Settings, workshop: Workshop | None = None) -> FastAPI:
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
         openapi_url="/v1/openapi.json",
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # nobody is told anything
     )
     state = app.state
     state.settings, state.database, state.store, state.gateway = settings, database, store, gateway

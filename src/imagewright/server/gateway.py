@@ -104,6 +104,18 @@ class Gateway:
             tell(**{"x-imagewright-estimate": allowance.dollars(choice.estimate)})
         return choice
 
+    def remembers(self, asked: str | None, technique: str | None) -> bool:
+        """Whether what a name stands for need not be looked up again just now."""
+        now = time.monotonic()
+        if (route := self.routes.get(asked or "")) is not None:
+            return all(self._known.get((one, None), (0.0,))[0] > now for one in route.targets)
+        until, meant = self._meant.get(asked, (0.0, None))
+        return until > now and self._known.get((meant, technique), (0.0,))[0] > now
+
+    def drawer(self, caller: Caller, asked: str | None, request: ImageRequest) -> ModelInfo:
+        """The model that `choose` would give `request` to first. Raises as `choose` does."""
+        return self._find(self.choose(caller, asked, request).model, None).info
+
     def make(self, work: Sequence[tuple[Job, ImageRequest, Watch]]) -> list[ImageResult | Exception]:
         """The pictures of jobs of one lane, or why there are none."""
         if all(job.plan is None for job, _, _ in work):
@@ -250,6 +262,7 @@ class Gateway:
             info = engine.find(own_name)
             found = _Found(f"{info.engine}/{info.name}", engine, info)
             _remember(self._known, (name, technique), found)
+            _remember(self._known, (found.name, None), found)
         return found
 
 

@@ -28,6 +28,7 @@ from imagewright.server.wire import Edit, Generation, Output, Variation
 from imagewright.verbs import SUBTLE, feather_of
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
+SMALL = 64 * 2**10  # bytes of pictures that are put into an answer before a thread would have begun
 Kind = Literal["generate", "edit", "variation"]
 
 
@@ -55,14 +56,14 @@ async def variations(http: Request, caller: Maker) -> Response:
     order = wire.order(body, words, image=given.image, adjustments=said)
     if order.strength is None:
         order = replace(order, strength=SUBTLE)
-    info = await run_in_threadpool(_model, http, caller, body, order)
+    info = await _model(http, caller, body, order)
     return await _deliver(http, caller, body, order, info, "variation", words, given.once)
 
 
 async def generated(http: Request, caller: Caller, body: Generation, **how: Any) -> Response:
     """The answer to a generation; `how`: see `_deliver`."""
     order = wire.order(body, body.prompt)
-    info = await run_in_threadpool(_model, http, caller, body, order)
+    info = await _model(http, caller, body, order)
     once = await idempotency.of(http)
     return await _deliver(http, caller, body, order, info, "generate", body.prompt, once, **how)
 
@@ -71,15 +72,16 @@ async def edited(http: Request, caller: Caller, given: Brought[Edit], **how: Any
     """The answer to an edit; `how`: see `_deliver`."""
     body = given.body
     asked = wire.order(body, body.prompt, image=given.image, mask=given.mask)
-    info = await run_in_threadpool(_model, http, caller, body, asked)
+    info = await _model(http, caller, body, asked)
     return await _deliver(http, caller, body, _edit(given, info), info, "edit", body.prompt, given.once, **how)
 
 
-def _model(http: Request, caller: Caller, body: Output, order: ImageRequest) -> ModelInfo:
+async def _model(http: Request, caller: Caller, body: Output, order: ImageRequest) -> ModelInfo:
     """What will draw, as far as it can be known before the request is complete."""
     gateway: Gateway = http.app.state.gateway
-    engine, name = gateway.workshop.catalog.find(gateway.choose(caller, body.model, order).model)
-    return engine.find(name)
+    if gateway.remembers(body.model, order.technique):  # nothing to look up: quicker than a thread
+        return gateway.drawer(caller, body.model, order)
+    return await run_in_threadpool(gateway.drawer, caller, body.model, order)
 
 
 def _edit(given: Brought[Edit], info: ModelInfo) -> ImageRequest:
@@ -147,6 +149,8 @@ async def _deliver(
     if body.stream:
         return EventStream(_events(desk, job, body, order, words))
     outcome = await while_connected(http, desk.outcome(job))
+    if sum(map(len, outcome.files.values())) < SMALL:
+        return answers.images(http, outcome, body, words, order)
     return await run_in_threadpool(answers.images, http, outcome, body, words, order)
 
 
