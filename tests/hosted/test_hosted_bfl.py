@@ -111,6 +111,24 @@ def test_steps_and_guidance_stay_within_what_a_model_takes(service: Bfl, engine:
     }
 
 
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("flux-2-pro", {"safety_tolerance": 0}),
+        ("flux-3-image", {"grounding": False, "version": "latest"}),
+        ("flux-pro-1.1-ultra", {"raw": True}),
+        ("flux-dev", {"prompt_upsampling": True}),
+    ],
+)
+def test_further_fields_of_theirs_are_passed_on_but_no_address(
+    service: Bfl, engine: BFLEngine, model: str, options: dict[str, object]
+) -> None:
+    told = {**options, "webhook_url": "https://example.com"}
+    result = engine.generate(ImageRequest(prompt="a fox", model=model, provider_options=told))
+    assert body(service).items() >= options.items() and "webhook_url" not in body(service)
+    assert "provider_options.webhook_url" in {one.field for one in result.adjustments}
+
+
 def test_several_pictures_are_several_tasks_with_seeds_that_follow(service: Bfl, engine: BFLEngine) -> None:
     result = engine.generate(ImageRequest(prompt="a fox", model="flux-2-pro", size=(64, 64), seed=2**32 - 1, n=3))
     assert [record["seed"] for record in result.records] == [2**32 - 1, 0, 1]

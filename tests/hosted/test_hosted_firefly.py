@@ -20,6 +20,7 @@ from imagewright.engines.hosted.firefly import FireflyEngine
 from imagewright.errors import (
     CredentialError,
     ModerationError,
+    PromptError,
     ProviderError,
     QuotaError,
     StoppedError,
@@ -133,10 +134,19 @@ def test_classes_presets_and_a_picture_make_the_style(service: Firefly, engine: 
 
 
 def test_words_that_are_too_long_or_not_allowed_are_said(service: Firefly, engine: FireflyEngine) -> None:
-    result = engine.generate(ImageRequest(prompt="partly fox " * 200, model="image3"))
-    assert len(bodies(service)[0]["prompt"]) <= 1024
-    assert [one.field for one in result.adjustments if one.field == "prompt"] == ["prompt", "prompt"]
+    with pytest.raises(PromptError, match="this model reads 1,024"):
+        engine.generate(ImageRequest(prompt="a fox " * 200, model="image3"))
+    result = engine.generate(ImageRequest(prompt="partly fox", negative_prompt="dog " * 300, model="image3"))
+    assert len(bodies(service)[0]["negativePrompt"]) <= 1024
+    assert {one.field for one in result.adjustments} == {"prompt", "negative_prompt"}
     assert any("not allowed" in one.reason for one in result.adjustments)
+
+
+def test_further_fields_of_theirs_are_passed_on(service: Firefly, engine: FireflyEngine) -> None:
+    engine.generate(ImageRequest(prompt="a fox", model="image4_ultra", provider_options={"visualIntensity": 7}))
+    payload = {"prompt_reasoner": "quality"}
+    engine.generate(ImageRequest(prompt="a fox", model="image5", provider_options={"modelSpecificPayload": payload}))
+    assert bodies(service)[0]["visualIntensity"] == 7 and bodies(service)[1]["modelSpecificPayload"] == payload
 
 
 def test_a_mask_is_uploaded_white_where_it_was_clear_and_all_else_stays(

@@ -55,6 +55,7 @@ def test_every_model_draws_and_its_thoughts_are_skipped(service: Gemini, engine:
     assert record["usage"]["candidatesTokenCount"] == 1120 and record["words"] == "Here it is."
     assert record["model_version"] == model and record["response_id"] == "resp-1" and record["seed"] is None
     assert record["thought_signature"] == SIGNATURE
+    assert result.adjustments == () and result[0].size == (64, 64)  # no size was asked for
     assert set(gemini.MODELS) == set(MODELS)
 
 
@@ -79,6 +80,16 @@ def test_the_nearest_shape_and_tier_are_asked_for(
     result = engine.generate(ImageRequest(prompt="a fox", model=model, size=size))
     assert told(service.asked[0]) == {"aspectRatio": ratio, "imageSize": tier}
     assert [(one.field, one.requested, one.used) for one in result.adjustments] == [("size", size, result[0].size)]
+
+
+@pytest.mark.parametrize(("aspect", "ratio"), [((3, 2), "3:2"), ((7, 1), "21:9")])
+def test_a_shape_that_was_asked_for_is_said_too(
+    service: Gemini, engine: GeminiEngine, aspect: tuple[int, int], ratio: str
+) -> None:
+    result = engine.generate(ImageRequest(prompt="a fox", model="gemini-3-pro-image", aspect=aspect))
+    assert told(service.asked[0])["aspectRatio"] == ratio
+    assert [one.field for one in result.adjustments] == ["size"]
+    assert [one["field"] for one in result.records[0]["adjustments"]] == ["size"]
 
 
 def test_what_the_models_have_no_field_for_is_said(service: Gemini, engine: GeminiEngine) -> None:

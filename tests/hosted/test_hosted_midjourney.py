@@ -95,7 +95,7 @@ def test_what_is_not_there_is_said(engine: MidjourneyEngine) -> None:
         made(engine, provider_options={"speed": "warp"})
     result = made(engine, num_inference_steps=9, size=(640, 640), provider_options={"api_base": "x"})
     fields = {one.field for one in result.adjustments}
-    assert fields == {"num_inference_steps", "provider_options.api_base"}
+    assert fields == {"num_inference_steps", "provider_options.api_base", "size"}
 
 
 def test_buttons_are_pressed_for_whole_pictures(service: CometService, engine: MidjourneyEngine) -> None:

@@ -15,7 +15,7 @@ from standin import Asked
 
 from imagewright.engines.hosted import stability
 from imagewright.engines.hosted.stability import StabilityEngine
-from imagewright.errors import ModerationError, RequestError, UnsupportedError
+from imagewright.errors import ModerationError, PromptError, RequestError, UnsupportedError
 from imagewright.request import ImageRequest
 from imagewright.workshop import Workshop
 
@@ -77,10 +77,23 @@ def test_several_pictures_are_several_calls_with_seeds_that_follow(service: Stab
     assert sorted(asked.texts()["seed"] for asked in service.asked) == ["40", "41", "42"]
 
 
-def test_words_that_are_too_long_are_cut_and_that_is_said(service: Stability, engine: StabilityEngine) -> None:
-    result = engine.generate(ImageRequest(prompt="fox " * 5000, model="core"))
-    assert len(service.asked[0].texts()["prompt"]) <= 10_000
-    assert [(one.field, one.requested) for one in result.adjustments] == [("prompt", "20000 characters")]
+def test_words_that_are_too_long_are_refused_or_cut_and_that_is_said(
+    service: Stability, engine: StabilityEngine
+) -> None:
+    with pytest.raises(PromptError, match="this model reads 10,000"):
+        engine.generate(ImageRequest(prompt="fox " * 5000, model="core"))
+    assert service.asked == []
+    result = engine.generate(ImageRequest(prompt="a fox", negative_prompt="dog " * 5000, model="core"))
+    assert len(service.asked[0].texts()["negative_prompt"]) <= 10_000
+    assert [(one.field, one.requested) for one in result.adjustments] == [("negative_prompt", "20000 characters")]
+
+
+def test_further_fields_of_theirs_are_passed_on(service: Stability, engine: StabilityEngine) -> None:
+    options = {"grow_mask": 12, "webhook": "x"}
+    request = ImageRequest(prompt="a hat", model="inpaint", image=photo(), mask=hole(), provider_options=options)
+    result = engine.generate(request)
+    assert service.asked[0].texts()["grow_mask"] == "12"
+    assert [one.field for one in result.adjustments] == ["provider_options.webhook"]
 
 
 def test_guidance_stays_within_what_the_model_takes(service: Stability, engine: StabilityEngine) -> None:

@@ -60,24 +60,29 @@ class Flux:
     references: int = 0
     steps: tuple[int, int, int] | None = None
     guidance: tuple[float, float, float] | None = None
+    options: tuple[str, ...] = ("safety_tolerance", "prompt_upsampling")  # further fields
     newest: bool = False  # FLUX 3, whose fields are its own
     square: int = 1024  # pixels a side of what it draws unless told
 
 
 FLUX_2 = Free(64, 4096, 16, 2**22)
 FLUX_1 = Free(256, 1440, 32, 1440 * 1440)
+SAFETY = ("safety_tolerance",)
+NEWEST = ("safety_tolerance", "grounding", "version")
 MODELS: Mapping[str, Flux] = {
-    "flux-2-pro": Flux("FLUX.2 [pro]", FLUX_2, 8),
-    "flux-2-max": Flux("FLUX.2 [max]: the best of FLUX.2", FLUX_2, 8),
+    "flux-2-pro": Flux("FLUX.2 [pro]", FLUX_2, 8, options=SAFETY),
+    "flux-2-max": Flux("FLUX.2 [max]: the best of FLUX.2", FLUX_2, 8, options=SAFETY),
     "flux-2-flex": Flux("FLUX.2 [flex]: lettering", FLUX_2, 8, (50, 1, 50), (4.5, 1.5, 10)),
-    "flux-2-klein-4b": Flux("FLUX.2 [klein] 4B: the fastest", FLUX_2, 4),
-    "flux-2-klein-9b": Flux("FLUX.2 [klein] 9B: fast", FLUX_2, 4),
-    "flux-3-image": Flux("FLUX 3", RATIOS_3, 10, newest=True),
-    "flux-3-image-klein": Flux("FLUX 3 [klein]", RATIOS_3, 10, newest=True),
+    "flux-2-klein-4b": Flux("FLUX.2 [klein] 4B: the fastest", FLUX_2, 4, options=SAFETY),
+    "flux-2-klein-9b": Flux("FLUX.2 [klein] 9B: fast", FLUX_2, 4, options=SAFETY),
+    "flux-3-image": Flux("FLUX 3", RATIOS_3, 10, options=NEWEST, newest=True),
+    "flux-3-image-klein": Flux("FLUX 3 [klein]", RATIOS_3, 10, options=NEWEST, newest=True),
     "flux-kontext-pro": Flux("FLUX.1 Kontext [pro]: edits", RATIOS, 4),
     "flux-kontext-max": Flux("FLUX.1 Kontext [max]: edits", RATIOS, 4),
     "flux-pro-1.1": Flux("FLUX 1.1 [pro]", FLUX_1),
-    "flux-pro-1.1-ultra": Flux("FLUX 1.1 [pro] ultra: 4 megapixels", RATIOS, square=2048),
+    "flux-pro-1.1-ultra": Flux(
+        "FLUX 1.1 [pro] ultra: 4 megapixels", RATIOS, options=("safety_tolerance", "raw"), square=2048
+    ),
     "flux-pro": Flux("FLUX.1 [pro]", FLUX_1),
     "flux-dev": Flux("FLUX.1 [dev]", FLUX_1, 0, (28, 1, 50), (3, 1.5, 5)),
     "flux-pro-1.0-fill": Flux("FLUX.1 Fill: fills the hole of a mask", None, 1, (50, 15, 50), (60, 1.5, 100)),
@@ -119,10 +124,11 @@ def task_of(request: ImageRequest, model: str, seed: int | None) -> Task:
 
 
 def _sampling(request: ImageRequest, kind: Flux, seed: int | None) -> tuple[dict[str, Any], list[Adjustment]]:
-    """Seed, format, steps and guidance, as far as the model takes them."""
+    """Seed, format, steps, guidance and further fields, as far as the model takes them."""
+    body = dict(request.provider_options)
     if kind.newest:
-        return {}, []
-    body: dict[str, Any] = {"seed": seed, "output_format": "png"}
+        return body, []
+    body |= {"seed": seed, "output_format": "png"}
     said: list[Adjustment] = []
     if kind.steps is not None and request.num_inference_steps is not None:
         steps, more = fitting.within(request.num_inference_steps, *kind.steps[1:], "num_inference_steps")
@@ -192,11 +198,7 @@ class BFLEngine(HostedEngine):
             return self.cut_back(_finished(call, answer.json()), task.widened), task.said
 
         made, said = self.each(request, one)
-        said += dict.fromkeys(one for _, some in made for one in some)
-        if request.image is not None and request.mask is None and not request.instruction:
-            reason = "this model takes no strength: the words say what to change"
-            said.append(Adjustment("strength", request.strength, None, reason))
-        return [image for image, _ in made], said
+        return [image for image, _ in made], [*said, *dict.fromkeys(one for _, some in made for one in some)]
 
 
 def _capabilities(kind: Flux) -> Capabilities:
@@ -213,6 +215,8 @@ def _capabilities(kind: Flux) -> Capabilities:
         guidance=kind.guidance is not None,
         image=kind.references > 0,
         mask=mask,
+        strength=False,
+        provider_options=kind.options,
         features=("instruction", "images") if kind.references and not mask else (),
         default_steps=kind.steps[0] if kind.steps else None,
         default_guidance=kind.guidance[0] if kind.guidance else None,

@@ -87,18 +87,36 @@ class Service:
     sizes: tuple[fitting.Size, ...] = ()
     negative: bool = False
     mask: bool = False
+    options: tuple[str, ...] = ()  # further fields
 
 
+DRAWN = ("visualIntensity", "promptBiasingLocaleCode")
 MODELS: Mapping[str, Service] = {
-    "image5": Service("/v4/images/generate-async", "Firefly Image 5", "image5", 1, 1500),
+    "image5": Service(
+        "/v4/images/generate-async", "Firefly Image 5", "image5", 1, 1500, options=("modelSpecificPayload",)
+    ),
     "image4_standard": Service(
-        "/v3/images/generate-async", "Firefly Image 4", "image4_standard", sizes=SIZES_4, negative=True
+        "/v3/images/generate-async", "Firefly Image 4", "image4_standard", sizes=SIZES_4, negative=True, options=DRAWN
     ),
     "image4_ultra": Service(
-        "/v3/images/generate-async", "Firefly Image 4 Ultra", "image4_ultra", sizes=SIZES_4, negative=True
+        "/v3/images/generate-async",
+        "Firefly Image 4 Ultra",
+        "image4_ultra",
+        sizes=SIZES_4,
+        negative=True,
+        options=DRAWN,
     ),
-    "image3": Service("/v3/images/generate-async", "Firefly Image 3", "image3", sizes=SIZES_3, negative=True),
-    "fill": Service("/v3/images/fill-async", "fills the hole of a mask", sizes=SIZES_FILL, negative=True, mask=True),
+    "image3": Service(
+        "/v3/images/generate-async", "Firefly Image 3", "image3", sizes=SIZES_3, negative=True, options=DRAWN
+    ),
+    "fill": Service(
+        "/v3/images/fill-async",
+        "fills the hole of a mask",
+        sizes=SIZES_FILL,
+        negative=True,
+        mask=True,
+        options=DRAWN[1:],
+    ),
     "expand": Service("/v3/images/expand-async", "adds to the edges of a picture", mask=True),
 }
 
@@ -129,11 +147,11 @@ def job_of(request: ImageRequest, model: str, seeds: Sequence[int]) -> Job:
     service = MODELS[model]
     if service.mask and (request.image is None or request.mask is None):
         raise UnsupportedError(f"{model} changes a picture where a mask lets it.", "Give a picture and a mask.")
-    prompt, said = fitting.cut_words("prompt", request.prompt, service.words)
-    body: dict[str, Any] = {"prompt": prompt, "numVariations": len(seeds), "seeds": list(seeds)}
+    said: list[Adjustment] = []
+    body: dict[str, Any] = {"prompt": request.prompt, "numVariations": len(seeds), "seeds": list(seeds)}
+    body |= request.provider_options
     if request.negative_prompt:
-        body["negativePrompt"], more = fitting.cut_words("negative_prompt", request.negative_prompt, service.words)
-        said += more
+        body["negativePrompt"], said = fitting.cut_words("negative_prompt", request.negative_prompt, service.words)
     if model == "fill":
         return _filling(request, body, tuple(said))
     if model == "expand":
@@ -361,6 +379,9 @@ def _capabilities(service: Service) -> Capabilities:
         negative_prompt=service.negative,
         image=service.mask,
         mask=service.mask,
+        strength=False,
+        max_prompt=service.words,
+        provider_options=service.options,
         styles=CLASSES + PRESETS if draws and service.sizes else (),
         features=("style_images",) if draws and service.sizes else (),
     )

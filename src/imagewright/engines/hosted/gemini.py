@@ -101,6 +101,7 @@ class GeminiEngine(HostedEngine):
             sides=(64, 4096, 8),
             seed=False,
             image=True,
+            strength=False,
             features=("instruction", "images"),
         )
         return [hosted_model(self.name, name, model.summary, can) for name, model in MODELS.items()]
@@ -122,11 +123,7 @@ class GeminiEngine(HostedEngine):
             answer = call.post(f"/models/{model.name}:generateContent", json=body)
             return self.cut_back(picture_of(answer, call), widened)
 
-        made, said = self.each(request, one)
-        if request.image is not None and not request.instruction:
-            reason = "this model takes no strength: the words say what to change"
-            said.append(Adjustment("strength", request.strength, None, reason))
-        return made, said
+        return self.each(request, one)
 
 
 def picture_of(answer: Answer, call: Call) -> Image.Image:

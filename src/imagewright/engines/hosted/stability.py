@@ -72,8 +72,10 @@ class Service:
     mask: bool = False
     guidance: bool = False
     styles: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()  # further fields
 
 
+GROW = ("grow_mask",)
 MODELS: Mapping[str, Service] = {
     "core": Service("/generate/core", 3, "Stable Image Core: quick", negative=True, styles=STYLES),
     "ultra": Service("/generate/ultra", 8, "Stable Image Ultra: the best of theirs", negative=True, strength=True),
@@ -81,9 +83,11 @@ MODELS: Mapping[str, Service] = {
         name: Service("/generate/sd3", price, "Stable Diffusion 3.5", name, negative=True, strength=True, guidance=True)
         for name, price in (("sd3.5-large", 6.5), ("sd3.5-large-turbo", 4), ("sd3.5-medium", 3.5))
     },
-    "inpaint": Service("/edit/inpaint", 3, "fills the hole of a mask", negative=True, mask=True),
-    "erase": Service("/edit/erase", 3, "removes what is in the hole of a mask; takes no words", words=False, mask=True),
-    "outpaint": Service("/edit/outpaint", 4, "adds to the edges of a picture", mask=True),
+    "inpaint": Service("/edit/inpaint", 3, "fills the hole of a mask", negative=True, mask=True, options=GROW),
+    "erase": Service(
+        "/edit/erase", 3, "removes what is in the hole of a mask; takes no words", words=False, mask=True, options=GROW
+    ),
+    "outpaint": Service("/edit/outpaint", 4, "adds to the edges of a picture", mask=True, options=("creativity",)),
 }
 
 
@@ -126,18 +130,20 @@ def form_of(request: ImageRequest, model: str, seed: int) -> Form:
         raise UnsupportedError(f"{model} changes a picture where a mask lets it.", "Give a picture and a mask.")
     seed, said = fitting.wire_seed(seed, MAX_SEED)
     fields = {"output_format": "png", "seed": str(seed), **({"model": service.name} if service.name else {})}
-    for name, words in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
-        if words and not service.words:
-            said.append(Adjustment(name, words, "", f"{model} takes no words"))
-        elif words:
-            fields[name], more = fitting.cut_words(name, words, MAX_WORDS)
-            said += more
+    if service.words:
+        fields["prompt"] = request.prompt
+    else:
+        said.append(Adjustment("prompt", request.prompt, "", f"{model} takes no words"))
+    if request.negative_prompt:
+        fields["negative_prompt"], more = fitting.cut_words("negative_prompt", request.negative_prompt, MAX_WORDS)
+        said += more
     if request.style is not None:
         fields["style_preset"] = request.style
     if request.guidance_scale is not None:
         guidance, more = fitting.within(request.guidance_scale, *GUIDANCE, "guidance_scale")
         fields["cfg_scale"] = f"{guidance:g}"
         said += more
+    fields |= {name: str(value) for name, value in request.provider_options.items()}
     form = _pictures(request, model)
     return replace(form, fields=fields | form.fields, said=tuple(said))
 
@@ -281,7 +287,10 @@ def _capabilities(service: Service) -> Capabilities:
         guidance=service.guidance,
         image=edits,
         mask=service.mask,
+        strength=service.strength,
         styles=service.styles,
+        max_prompt=MAX_WORDS,
+        provider_options=service.options,
     )
 
 
