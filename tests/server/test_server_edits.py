@@ -100,6 +100,26 @@ def test_where_it_follows_none_the_words_describe_the_whole_and_that_is_said(api
     assert [one["field"] for one in body["adjustments"]] == ["instruction"]
 
 
+def test_where_the_default_model_takes_no_pictures_another_of_this_machine_does(tmp_path: Any) -> None:
+    with served(tmp_path, default_model="fake/blocks") as plain:
+        for model in ("", "gpt-image-2"):
+            fields = {"model": model} if model else {}
+            body = edited(plain, {"image": png(drawn()), "mask": png(hole())}, **fields).json()
+            assert body["model"] == "embedded/stickers-diffusion"
+            assert (body["adjustments"][0]["field"], body["adjustments"][0]["requested"]) == ("model", "blocks")
+        failed(edited(plain, {"image": png(drawn())}, model="fake/blocks"), 400, code="unsupported")
+
+
+def test_for_dalle_2_a_pictures_own_transparency_is_its_mask(api: httpx.Client) -> None:
+    picture = drawn(mode="RGBA")
+    picture.paste((0, 0, 0, 0), (12, 8, 30, 24))
+    answer = edited(api, {"image": png(picture)}, model="dall-e-2")
+    assert outside(picture, answer, (12, 8, 30, 24)) == 0
+    assert "mask" in [one["field"] for one in answer.json()["adjustments"]]
+    opaque = edited(api, {"image": png(drawn())}, model="dall-e-2").json()
+    assert [one["field"] for one in opaque["adjustments"]] == ["model"]
+
+
 def test_several_pictures_are_blended(api: httpx.Client) -> None:
     files = [("image[]", ("a", png(drawn(seed=seed)))) for seed in (1, 2, 3)]
     body = edited(api, files).json()

@@ -127,6 +127,7 @@ def test_what_cannot_be_is_refused_with_the_field_named(api: httpx.Client) -> No
         assert failed(generated(api, **body), status, param=param, code=code, type="invalid_request_error")
     failed(api.post("/v1/images/generations", json={}), 400, param="prompt", code="missing_required_parameter")
     failed(generated(api, model="fake/blocks", style="cubist"), 400, code="unsupported")
+    assert "WIDTHxHEIGHT" in failed(generated(api, size="12"), 400)
 
 
 def test_the_longest_prompt_is_drawn(api: httpx.Client) -> None:
@@ -149,6 +150,7 @@ def test_routes_and_methods_that_are_not_there_answer_in_the_same_form(api: http
     answer = api.options("/v1/images/generations")
     failed(answer, 405, code="method_not_allowed")
     assert answer.headers["allow"] == "POST"
+    assert api.put("/v1/files").headers["allow"] == "GET, POST"
     assert api.head("/v1/images/generations").status_code == 405
 
 

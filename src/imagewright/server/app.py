@@ -13,11 +13,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from imagewright import __version__
+from imagewright.conversation.remote import configured
 from imagewright.database import Database
 from imagewright.errors import ImagewrightError
-from imagewright.server import a1111, admin, errors, files, images, models, pictures, status, tasks
+from imagewright.server import a1111, admin, errors, files, images, models, pictures, responses, status, tasks, wire
 from imagewright.server.desk import Desk
 from imagewright.server.errors import ApiError
 from imagewright.server.fetch import Fetcher
@@ -35,6 +37,7 @@ from imagewright.workshop import Workshop
 log = logging.getLogger(__name__)
 ROUTERS = (  # the busiest first: they are asked one by one
     images.router,
+    responses.router,
     pictures.router,
     status.router,
     tasks.router,
@@ -81,6 +84,7 @@ def create_app(settings: Settings, workshop: Workshop | None = None) -> FastAPI:
     state = app.state
     state.settings, state.database, state.store, state.gateway = settings, database, store, gateway
     state.hub, state.desk, state.worker, state.keys = hub, desk, worker, Keys(database, settings)
+    state.planner = configured(settings.planner)
     state.links, state.decoder, state.fetcher = Links(database, settings), decoder, Fetcher(settings.image_urls)
     for router in ROUTERS:
         app.include_router(router)
@@ -108,12 +112,20 @@ def _answer_errors(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
         told = ApiError(error.status_code, f"{error.detail}: {request.method} {request.url.path}", code=code)
-        return JSONResponse(told.body(), told.status, {**told.headers(), **(error.headers or {})})
+        headers = {"allow": _allowed(request)} if error.status_code == 405 else error.headers
+        return JSONResponse(told.body(), told.status, headers)
 
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, of_framework)
     app.add_exception_handler(Exception, ours)
     app.add_exception_handler(ImagewrightError, ours)
+
+
+def _allowed(request: Request) -> str:
+    """All methods that a path has."""
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, Route)]
+    fitting = [route.methods or () for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for methods in fitting for method in methods}))
 
 
 def _invalid(found: dict[str, Any], media_type: str) -> ApiError:
@@ -127,4 +139,5 @@ def _invalid(found: dict[str, Any], media_type: str) -> ApiError:
         return errors.missing(param or "body", param or "body")
     if found["type"] == "extra_forbidden":
         return ApiError(400, f"Unknown parameter: {param}.", param=param, code="unknown_parameter")
-    return ApiError(400, f"Invalid value for {param or 'the body'}: {found['msg']}.", param=param, code="invalid_value")
+    said = wire.SAID.get(found.get("ctx", {}).get("pattern")) or found["msg"]
+    return ApiError(400, f"Invalid value for {param or 'the body'}: {said}.", param=param, code="invalid_value")

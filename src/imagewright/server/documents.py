@@ -123,10 +123,19 @@ IMAGES: dict[int | str, Json] = {
 
 
 def _form(kind: type[BaseModel], parts: Json) -> Json:
-    schema = inlined(kind)
+    schema = _without_null(inlined(kind))
     schema["properties"] = {**parts, **schema["properties"]}
     schema["required"] = [name for name in parts if name == "image"] + schema.get("required", [])
     return {"schema": schema}
+
+
+def _without_null(part: Any) -> Any:
+    """A schema for forms, which know no null."""
+    if isinstance(part, list):
+        return [_without_null(one) for one in part if one != {"type": "null"}]
+    if not isinstance(part, dict):
+        return part
+    return {name: _without_null(one) for name, one in part.items() if (name, one) != ("default", None)}
 
 
 _FILE: Json = {"type": "string", "format": "binary"}

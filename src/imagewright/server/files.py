@@ -114,7 +114,7 @@ def _keep(http: Request, caller: Caller, image: Any, name: str, purpose: str) ->
     return _shown(kept)
 
 
-@router.get("", responses=failures())
+@router.get("", responses=failures(404))
 def listed(
     http: Request,
     caller: Maker,

@@ -139,9 +139,14 @@ class Gateway:
         usage.enter(connection, job, bill)
 
     def _single(self, asked: str | None, caller: Caller, request: ImageRequest, relay: bool) -> Choice:
-        found = self._find(self._target(asked), request.technique)
+        default = self._find(self._target(asked), request.technique)
+        is_world = asked is not None and _WORLD.match(asked) is not None
+        is_named = asked is not None and (not is_world or asked in self.settings.models)
+        found = default if is_named else self._able(default, request)
+        said = (_stands_in(asked, found.info.name),) if asked is not None and is_world else ()
+        if found is not default:
+            said = (Adjustment("model", default.info.name, found.info.name, "the default model takes no pictures"),)
         _check(caller, asked, [found.name])
-        said = () if asked is None or not _WORLD.match(asked) else (_stands_in(asked, found.info.name),)
         estimate = self.prices.estimate(found.name, found.is_hosted, request)
         if not found.is_hosted:
             alone = found.engine.concurrency == 1  # else each free seat of the worker takes the next job
@@ -151,6 +156,17 @@ class Gateway:
         if relay and _is_plain(request) and _relays(found, None):
             plan = {**routes.plan_of(Route("", ()), [_as_target(found, estimate)], [], found.name), "relay": True}
         return Choice(found.name, "hosted", None, estimate, said, plan)
+
+    def _able(self, found: _Found, request: ImageRequest) -> _Found:
+        """`found`, or where it cannot take the request's pictures the first of this machine's models that can."""
+        needs = [name for name in ("image", "mask") if getattr(request, name) is not None]
+        if not needs or all(getattr(found.info.capabilities, need) for need in needs):
+            return found
+        for listing in self.workshop.catalog.listings():
+            for info in listing.models:
+                if info.technique != "hosted" and all(getattr(info.capabilities, need) for need in needs):
+                    return self._find(f"{info.engine}/{info.name}", None)
+        return found
 
     def _routed(self, route: Route, caller: Caller, request: ImageRequest, relay: bool) -> Choice:
         found, missing = self._found(route)

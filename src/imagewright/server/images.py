@@ -9,10 +9,13 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
+from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from imagewright.editing import masks
 from imagewright.engines.engine import ModelInfo, adapt
+from imagewright.errors import RequestError
 from imagewright.request import Adjustment, ImageRequest
 from imagewright.server import answers, brought, idempotency, wire
 from imagewright.server.brought import Brought
@@ -87,6 +90,9 @@ async def _model(http: Request, caller: Caller, body: Output, order: ImageReques
 def _edit(given: Brought[Edit], info: ModelInfo) -> ImageRequest:
     """The request for an edit, as the model can do it."""
     can, body, said = info.capabilities, given.body, list(given.adjustments)
+    if given.mask is None and body.model == "dall-e-2" and (mask := _in_picture(given.image)):
+        given = replace(given, mask=mask)
+        said.append(Adjustment("mask", None, "the picture's transparency", "as DALL-E 2 did"))
     fields: dict[str, Any] = {"image": given.image, "style_images": given.style_images}
     if given.others and "images" in can.features:
         fields |= {"images": given.others, "subject_images": given.subject_images}
@@ -102,6 +108,14 @@ def _edit(given: Brought[Edit], info: ModelInfo) -> ImageRequest:
             why = "several pictures are blended" if given.others else "the model follows no instructions"
             said.append(Adjustment("instruction", True, False, f"{why}: the words describe the whole picture"))
     return wire.order(body, body.prompt, **fields, adjustments=said)
+
+
+def _in_picture(image: Image.Image) -> Image.Image | None:
+    """The mask that a picture is itself: where it is fully transparent."""
+    try:
+        return masks.mask_of(masks.hole(image)) if image.mode == "RGBA" else None
+    except RequestError:
+        return None
 
 
 def _seen(given: Brought[Variation]) -> tuple[str, Adjustment]:

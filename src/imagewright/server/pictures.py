@@ -26,6 +26,7 @@ CONTENT: dict[int | str, dict[str, Any]] = {
     200: {"content": {media_type: {} for media_type in SERVED}},
     304: {"description": "As it was"},
 }
+CURSOR = r"^[0-9]{1,12}(\.[0-9]{1,9})?_[A-Za-z0-9_-]{1,64}$"
 router = APIRouter(prefix="/v1", tags=["pictures"])
 
 
@@ -93,7 +94,7 @@ def search(
     until: Annotated[float | None, Query(description="Made before")] = None,
     min_score: Annotated[float | None, Query(ge=0, le=1)] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: Annotated[str | None, Query(max_length=200, description="`next` of the page before")] = None,
+    after: Annotated[str | None, Query(pattern=CURSOR, description="`next` of the page before")] = None,
 ) -> Page:
     """The caller's pictures, the newest first."""
     rows, cursor = _store(http).search(

@@ -24,6 +24,12 @@ from imagewright.server.errors import ApiError
 MAX_URL = 20_971_520  # characters of an image's URL, as OpenAI's
 _SIZE = r"^(auto|[1-9][0-9]{0,3}x[1-9][0-9]{0,3})$"
 _BACKGROUND = r"^(auto|transparent|opaque|white|black|#[0-9a-fA-F]{6})$"
+_ASPECT = r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$"
+SAID = {  # what fits a pattern, in words
+    _SIZE: "use auto, or WIDTHxHEIGHT in pixels, up to 4096 a side",
+    _BACKGROUND: "use auto, transparent, opaque, white, black or a colour such as #ffcc00, or a bool",
+    _ASPECT: "use WIDTH:HEIGHT, such as 3:2",
+}
 _OF_DALLE = ("vivid", "natural")  # styles that no other model has
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -64,7 +70,7 @@ class Wishes(BaseModel):
     weird: float | None = _ranged("weird")
     stop: float | None = _ranged("stop")
     stylize: float | None = _ranged("stylize")
-    aspect: str | None = Field(default=None, pattern=r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$")
+    aspect: str | None = Field(default=None, pattern=_ASPECT)
     strength: float | None = _ranged("strength")
     feather: int | None = _ranged("feather")
     style_weight: float | None = _ranged("style_weight")
