@@ -22,6 +22,7 @@ from imagewright.errors import (
     ModerationError,
     PromptError,
     ProviderError,
+    ProviderTimeoutError,
     QuotaError,
     StoppedError,
     UnsupportedError,
@@ -278,6 +279,15 @@ def test_a_stop_cancels_the_job(service: Firefly, engine: FireflyEngine) -> None
     with pytest.raises(StoppedError):
         engine.generate(ImageRequest(prompt="a fox", model="image3"), Watch(stop=stop))
     assert time.monotonic() - start < 1.5
+    assert service.jobs["urn:ff:jobs:0"]["status"] == "cancelled"
+
+
+def test_a_job_that_takes_too_long_is_cancelled(service: Firefly) -> None:
+    service.looks = 10**6
+    told = {"client_id": service.client, "client_secret": service.secret, "token_url": service.url + TOKEN}
+    short = FireflyEngine(config("firefly", service.url, timeout=0.5, **told))
+    with closing(short), pytest.raises(ProviderTimeoutError):
+        short.generate(ImageRequest(prompt="a fox", model="image3"))
     assert service.jobs["urn:ff:jobs:0"]["status"] == "cancelled"
 
 

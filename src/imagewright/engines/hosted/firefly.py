@@ -21,7 +21,14 @@ from imagewright.engines.engine import ModelInfo, seed_of
 from imagewright.engines.hosted import fitting
 from imagewright.engines.hosted.answers import Refusal, picture, string, text
 from imagewright.engines.hosted.base import HostedEngine, hosted_model
-from imagewright.errors import CredentialError, ImagewrightError, ProviderError, StoppedError, UnsupportedError
+from imagewright.errors import (
+    CredentialError,
+    ImagewrightError,
+    ProviderError,
+    ProviderTimeoutError,
+    StoppedError,
+    UnsupportedError,
+)
 from imagewright.request import Adjustment, Capabilities, ImageRequest
 
 if TYPE_CHECKING:
@@ -298,14 +305,14 @@ class FireflyEngine(HostedEngine):
         return upload
 
     def _done(self, call: Call, model: str, body: dict[str, Any]) -> tuple[list[Image.Image], list[Adjustment]]:
-        """The pictures of one job; it is cancelled where nobody wants them any more."""
+        """The pictures of one job; it is cancelled where nobody wants them any more, or there is no time left."""
         service = MODELS[model]
         headers = {"x-model-version": service.version} if service.version else {}
         submitted = self._post(call, service.path, json=body, headers=headers)
         job = submitted.json()
         try:
             answer = call.poll(lambda: self._look(call, string(job.get("statusUrl"))), POLL)
-        except StoppedError:
+        except (StoppedError, ProviderTimeoutError):
             self._cancel(call, string(job.get("cancelUrl")))
             raise
         return _pictures(call, answer, text(job.get("jobId")), submitted.request_id)

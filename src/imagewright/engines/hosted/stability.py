@@ -172,7 +172,7 @@ def _outpainted(image: Image.Image, mask: Image.Image) -> Form:
     if max(kept.size) > OUTPAINT_SHAPE * min(kept.size) or max(margins.sides) > OUTPAINT:
         raise RequestError(
             f"outpaint cannot add {margins.sides} (left, right, up, down) to {kept.width}x{kept.height} pixels.",
-            f"Keep a part at most {OUTPAINT_SHAPE} times as long as wide, and add at most {OUTPAINT} pixels a side.",
+            f"Use inpaint; or keep a part at most {OUTPAINT_SHAPE} times as long as wide, and add at most {OUTPAINT}.",
         )
     sides = zip(("left", "right", "up", "down"), margins.sides, strict=True)
     return Form({name: str(side) for name, side in sides if side}, {"image": fitting.png(kept)})
