@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "request": {"errors"},
     "pictures": {"errors"},
     "vector": {"errors"},
+    "blas": set(),
     "text": {"errors"},
     "text_encoder": set(),
     "watch": {"errors", "source"},

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import imagewright.blas  # noqa: F401 - before numpy
 from imagewright import (
     __version__,
     cli_addons,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -251,3 +254,20 @@ def test_the_workshop_makes_of_many_what_it_makes_of_each() -> None:
         assert [record["seed"] for record in result.records] == [record["seed"] for record in again.records]
     assert [isinstance(one, RequestError) for one in made] == [False, True, False, False, False, False]
     assert isinstance(made[5], Exception) and np.asarray(made[0][0]).shape == (60, 90, 3)  # type: ignore[index]
+
+
+def test_on_the_command_line_numpy_computes_on_one_thread_unless_told() -> None:
+    program = (
+        "import os, sys\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'numpy':\n"
+        "            print(os.environ.get('OPENBLAS_NUM_THREADS'))\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "import imagewright.cli\n"
+    )
+    for said, used in ((None, "1"), ("3", "3")):
+        environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+        environment |= {} if said is None else {"OPENBLAS_NUM_THREADS": said}
+        told = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert told.stdout.split() == [used], told.stderr
