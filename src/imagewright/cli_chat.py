@@ -78,10 +78,11 @@ def _planner(named: str | None) -> Planner:
 
     if named == "local":
         return LocalPlanner()
-    found = configured(config.read())
+    section = config.read().section("planner")
+    found = configured(section)
     if named is None or (isinstance(found, RemotePlanner) and found.base_url == named.rstrip("/")):
         return found
-    return RemotePlanner(named, str(config.read().section("planner").get("model", "default")))
+    return RemotePlanner(named, str(section.get("model", "default")))
 
 
 class _Quit(Exception):

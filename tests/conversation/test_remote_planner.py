@@ -139,7 +139,7 @@ def test_the_configuration_chooses(tmp_path: Path) -> None:
     def of(text: str) -> Any:
         file.write_text(text)
         file.chmod(0o600)
-        return configured(config.read(file))
+        return configured(config.read(file).section("planner"))
 
     assert of("").name == "local"
     found = of('[planner]\nbase_url = "http://127.0.0.1:1/v1/"\nmodel = "tiny"\nkey = "k"\ntimeout = 3\n')

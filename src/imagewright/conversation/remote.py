@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import httpx
 from PIL import Image
 
-from imagewright.config import Config, Secret
+from imagewright.config import Secret
 from imagewright.conversation.local import LocalPlanner
 from imagewright.conversation.planner import ACTIONS, PREVIOUS, SIDES, Force, Plan, Planner, Step, paired
 from imagewright.conversation.state import Conversation
@@ -189,9 +189,8 @@ def situation(conversation: Conversation, styles: Collection[str], force: Force 
     return "\n".join(lines)
 
 
-def configured(config: Config, transport: httpx.BaseTransport | None = None) -> Planner:
-    """The planner that the configuration names: remote where it has an address. Raises ConfigError."""
-    section = config.section("planner")
+def configured(section: Mapping[str, Any], transport: httpx.BaseTransport | None = None) -> Planner:
+    """The planner that the configuration's [planner] names: remote where it has an address. Raises ConfigError."""
     if not section.get("base_url"):
         return LocalPlanner()
     if not section.get("model"):

@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 from imagewright.pictures import open_picture
 from imagewright.request import ImageRequest
-from imagewright.server import jobs, orders
+from imagewright.server import jobs, orders, turns
 from imagewright.server.desk import Outcome
 from imagewright.server.errors import ApiError
 from imagewright.server.jobs import Job
@@ -47,13 +47,15 @@ Json = dict[str, Any]
 
 def images(http: Request, outcome: Outcome, body: Output, words: str, order: ImageRequest) -> Response:
     """The answer to a finished job; to be called in a thread, where pictures are large."""
-    content = _content(http, outcome, body, words, order)
+    content = _content(http, outcome, body, words, order, made(outcome))
     return Response(orjson.dumps(content), media_type="application/json", headers=headers(outcome))
 
 
-def _content(http: Request, outcome: Outcome, body: Output, words: str, order: ImageRequest) -> Json:
+def _content(
+    http: Request, outcome: Outcome, body: Output, words: str, order: ImageRequest, since: float | None = None
+) -> Json:
+    """`since`: when the hour of the URLs began (None: now)."""
     links: Links = http.app.state.links
-    since = made(outcome)
     data = []
     for (picture, file), record in _pictures(outcome):
         shown = {"url": links.url(http, picture["id"], since)} if body.gives_url else {"b64_json": base64(file)}
@@ -107,8 +109,10 @@ def reply(body: Output, words: str) -> Json:
 
 
 def _result(http: Request, job: Job) -> Json | None:
-    """None where its pictures are gone."""
+    """None where its pictures are gone; of a turn of a conversation, where its response is."""
     state, kept = http.app.state, job.reply or {}
+    if job.kind == turns.KIND:
+        return {"response": turns.response_id(job.id)}
     try:
         outcome = state.desk.concluded(job, {})
         order = orders.from_json(job.order, state.store.load)

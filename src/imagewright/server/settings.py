@@ -21,7 +21,8 @@ class Settings:
     `admin_key` may do everything, also make keys; without it and without keys, everybody on this machine may do
     everything, and any other bind than loopback is refused. `models` maps what clients ask for to a model of ours;
     a name that is not listed there nor by the catalog goes to `default_model` only if it is one of the world's ids.
-    `routes` and `prices` are those tables of the configuration (routes.py, prices.py).
+    `routes`, `prices` and `planner` are those tables of the configuration (routes.py, prices.py, and who understands
+    what is said in a conversation: conversation/remote.py).
     `work`: draw pictures in this process; without it, `imagewright worker` processes do. `slots`: jobs done at once on
     this machine's cores, as many as the engine takes unless told. `queue`: jobs that wait or are done, at most.
     `drain`: how long what was begun may take to end when the server stops; `lease`: after how long a worker on another
@@ -39,6 +40,7 @@ class Settings:
     models: Mapping[str, str] = field(default_factory=dict)
     routes: Mapping[str, Any] = field(default_factory=dict)
     prices: Mapping[str, Any] = field(default_factory=dict)
+    planner: Mapping[str, Any] = field(default_factory=dict)
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     public_url: str | None = None

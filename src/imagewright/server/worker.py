@@ -19,14 +19,15 @@ from functools import partial
 from imagewright.database import Database
 from imagewright.engines.catalog import DEFAULT_ENGINE
 from imagewright.errors import ImagewrightError
-from imagewright.server import errors, jobs, orders
+from imagewright.request import ImageRequest, ImageResult
+from imagewright.server import errors, jobs, orders, turns
 from imagewright.server.delivery import Delivery
 from imagewright.server.gateway import Gateway
 from imagewright.server.hub import Hub
 from imagewright.server.jobs import Job
 from imagewright.server.settings import DAY, Settings
 from imagewright.store import Store
-from imagewright.watch import Stop
+from imagewright.watch import Stop, Watch
 
 log = logging.getLogger(__name__)
 POLL = 0.25  # s between two looks for what other processes accepted or cancelled
@@ -202,8 +203,20 @@ class Worker:
                 work.append((job, request, self.delivery.watch(job, self._stops[job.id])))
             except Exception as error:
                 self._end(job, partial(self.delivery.failed, job, error))
-        for (job, request, _), done in zip(work, self.gateway.make(work), strict=True):
+        for (job, request, _), done in zip(work, self._made(work), strict=True):
             self._end(job, partial(self.delivery.deliver, job, request, done))
+
+    def _made(self, work: Sequence[tuple[Job, ImageRequest, Watch]]) -> Sequence[ImageResult | Exception]:
+        """What became of jobs: turns of conversations one after the other, all else together."""
+        if all(job.kind != turns.KIND for job, _, _ in work):
+            return self.gateway.make(work)
+        keep = self.settings.keep_days * DAY
+        return [
+            turns.make(job, request, watch, self.gateway, self.store, keep)
+            if job.kind == turns.KIND
+            else self.gateway.make([(job, request, watch)])[0]
+            for job, request, watch in work
+        ]
 
     def _end(self, job: Job, end: Callable[[], None]) -> None:
         try:
