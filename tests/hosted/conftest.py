@@ -12,7 +12,24 @@ import pytest
 from imagewright.config import VARIABLE, VARIABLES
 from imagewright.engines.hosted import breaker, call
 
-sys.path.insert(0, str(Path(__file__).parent))  # for standin
+sys.path.insert(0, str(Path(__file__).parent))  # for the stand-ins
+
+from example_service import ExampleEngine, ExampleService, engine_of
+
+
+@pytest.fixture
+def service() -> Iterator[ExampleService]:
+    """The example on loopback."""
+    with ExampleService() as running:
+        yield running
+
+
+@pytest.fixture
+def engine(service: ExampleService) -> Iterator[ExampleEngine]:
+    """An engine that asks it."""
+    found = engine_of(service)
+    yield found
+    found.close()
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from imagewright.engines.engine import ModelInfo
 from imagewright.engines.hosted.answers import from_base64
 from imagewright.engines.hosted.base import HostedEngine, hosted_model
 from imagewright.engines.hosted.call import Call
-from imagewright.request import Adjustment, Capabilities, ImageRequest
+from imagewright.request import Adjustment, Capabilities, ImageRequest, ImageResult
 
 KEY = "sk-canary-77aa01"
 SIZE = (64, 64)
@@ -92,3 +92,8 @@ class ExampleEngine(HostedEngine):
 def engine_of(service: StandIn, timeout: float = 20.0) -> ExampleEngine:
     """An engine whose service is the stand-in."""
     return ExampleEngine(config("example", f"{service.url}/v1", timeout, key=KEY))
+
+
+def made(engine: ExampleEngine, **fields: object) -> ImageResult:
+    """What the engine makes of a request with these fields."""
+    return engine.generate(ImageRequest(**{"prompt": "a red cube", "model": "one", "seed": 5, **fields}))  # type: ignore[arg-type]

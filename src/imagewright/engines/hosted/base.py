@@ -169,7 +169,11 @@ class HostedEngine(Engine):
         self, request: ImageRequest, model: ModelInfo, watch: Watch
     ) -> tuple[list[Image.Image], list[Adjustment]]:
         call = self.call(watch, model)
-        images, said = self.draw(request, model, call)
+        try:
+            images, said = self.draw(request, model, call)
+        except KeyboardInterrupt:
+            call.end()
+            raise
         if not images:
             raise call.error(f"{call.service} answered without a picture.", retryable=True)
         for image in images:
@@ -202,9 +206,12 @@ class HostedEngine(Engine):
         if request.n == 1:
             return [one(request)], []
         seeds = [None if request.seed is None else seed_of(request, index) for index in range(request.n)]
-        with ThreadPoolExecutor(min(at_once, request.n)) as pool:
+        pool = ThreadPoolExecutor(min(at_once, request.n))
+        try:
             tasks = [pool.submit(one, replace(request, n=1, seed=seed)) for seed in seeds]
             errors = [error for task in tasks if (error := task.exception())]
+        finally:  # at once where it was interrupted: `_generate` then ends the calls in flight
+            pool.shutdown(wait=False, cancel_futures=True)
         stopped = next((error for error in errors if not isinstance(error, ProviderError)), None)
         if stopped is not None or len(errors) == request.n:
             raise stopped or errors[0]

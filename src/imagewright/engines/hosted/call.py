@@ -119,6 +119,10 @@ class Call:
         """How far the service says that it is. Raises StoppedError where nobody wants more."""
         self.watch.told(round(min(100.0, max(0.0, percent))), 100)
 
+    def end(self) -> None:
+        """Ends what is in flight, in whatever thread."""
+        self._errand.end()
+
     def afterwards(self, seconds: float = 5.0) -> Call:
         """For what must still be said to the service when this is over: another deadline, and no stop."""
         other = Call(self.engine, self.provider, self._transport, Watch())
@@ -243,7 +247,7 @@ class Call:
         except wire.UNSENT as error:
             self._stopped_or_late()
             told = self._breaker.failed
-            return self.error(f"{self.service} cannot be reached ({type(error).__name__}).", retryable=True), True
+            return self.error(f"{self.service} cannot be reached: {error}.", retryable=True), True
         except wire.LATE:
             self._stopped_or_late()
             told = self._breaker.failed

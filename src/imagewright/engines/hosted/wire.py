@@ -45,7 +45,7 @@ class Errand:
         self.watch, self.deadline = watch, time.monotonic() + seconds
         self._lock, self._over, self._waiting = Lock(), Event(), set[_Line | _Connecting]()
         if watch.stop is not None:
-            watch.stop.then(self._end)
+            watch.stop.then(self.end)
 
     def left(self) -> float:
         """Seconds until the deadline; 0 or less when it is over."""
@@ -78,7 +78,8 @@ class Errand:
             with self._lock:
                 self._waiting.discard(line)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Wakes all that wait; nothing waits any more."""
         with self._lock:
             self._over.set()
             for line in self._waiting:
