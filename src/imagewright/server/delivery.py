@@ -30,6 +30,7 @@ from imagewright.server.gateway import Gateway
 from imagewright.server.hub import Hub
 from imagewright.server.jobs import Job
 from imagewright.server.settings import DAY, Settings
+from imagewright.server.turns import Made
 from imagewright.server.usage import Bill
 from imagewright.store import Row, Store, new_id
 from imagewright.watch import Stop, Watch
@@ -76,7 +77,10 @@ class Delivery:
             relayed = job.plan is not None and job.plan["relay"]
             rows, files = self._passed_on(job, done) if relayed else self._keep(job, done)
             result = _result(done, rows)
-            bill = self.gateway.bill(request, done)
+            if isinstance(done, Made):
+                result, rows, bill = result | done.told, [*rows, *done.rows], done.bill
+            else:
+                bill = self.gateway.bill(request, done)
 
             def end(connection: sa.Connection) -> bool:
                 if not jobs.finish(connection, job, jobs.DONE, result=result, cost=bill.cost):
@@ -146,10 +150,12 @@ class Delivery:
 
     def _keep(self, job: Job, result: ImageResult) -> tuple[list[Row], dict[str, bytes]]:
         rows, files = [], {}
-        for image, record in zip(result.images, result.records, strict=True):
-            data = seal(image, record).data
+        for index, (image, record) in enumerate(zip(result.images, result.records, strict=True)):
+            turn = result if isinstance(result, Made) else None
+            data = seal(image, record, parents=turn.sources[index] if turn else ()).data
             row = Row(
-                id=new_id(),
+                id=turn.ids[index] if turn else new_id(),
+                parents=turn.parents[index] if turn else (),
                 created=time.time(),
                 digest=self.store.save(data),
                 media_type=_media_type(record["output_format"]),
