@@ -357,9 +357,9 @@ def feather_of(size: tuple[int, int]) -> int:
 
 
 def able(catalog: Catalog, fields: dict[str, Any], *needs: str) -> str | None:
-    """The model to use: the one that `fields` name, the default one, or the first here that has all `needs`.
+    """The model to use: the one that `fields` name, the default one, or the first of this machine that has all `needs`.
 
-    None where there is none.
+    None where there is none. A hosted service is used, and paid, only where it is named.
     """
     wanted, technique = fields.get("model"), fields.get("technique")
     if wanted is not None or technique is not None:
@@ -368,7 +368,7 @@ def able(catalog: Catalog, fields: dict[str, Any], *needs: str) -> str | None:
         return (wanted or f"{info.engine}/{info.name}") if _can(info.capabilities, needs) else None
     for listing in catalog.listings():
         for info in listing.models:
-            if _can(info.capabilities, needs):
+            if not info.is_hosted and _can(info.capabilities, needs):
                 return f"{listing.engine}/{info.name}"
     return None
 

@@ -67,6 +67,11 @@ class ModelInfo:
     digest: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_hosted(self) -> bool:
+        """Whether a service elsewhere draws, which may charge for it."""
+        return self.technique == "hosted"
+
 
 class Engine(ABC):
     """Makes pictures with one kind of model. Subclasses give `models` and `_generate`.
