@@ -7,16 +7,21 @@ transaction takes the lock at its start, so that two can never both read and the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import Context, copy_context
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from threading import RLock
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from imagewright.errors import ImagewrightError
 
+_T = TypeVar("_T")
 metadata = sa.MetaData()
 VERSION = 1
 BUSY = 30_000  # ms that a writer waits for another
@@ -36,6 +41,9 @@ class Database:
         if self.is_sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         self.engine = sa.create_engine(self.url, pool_size=connections, max_overflow=connections, pool_pre_ping=False)
+        # SQLite has one writer, and lets the others sleep and look again; this process' threads queue up instead.
+        self._acts: deque[_Act] = deque()
+        self._turn: AbstractContextManager[Any] = RLock() if self.is_sqlite else nullcontext()
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare)
             sa.event.listen(self.engine, "begin", _begin)
@@ -60,8 +68,39 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """One transaction that may write; committed at the end of the block, rolled back by any exception."""
-        with self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        with self._turn, self.engine.connect().execution_options(writes=True) as connection, connection.begin():
             yield connection
+
+    def together(self, act: Callable[[sa.Connection], _T]) -> _T:
+        """What `act` returns in a transaction that it may share with those of other threads: on SQLite, whatever has
+        come up while the last one was written to the disk is done in one. When this returns, it is on the disk.
+
+        An error of `act` undoes what that one did, and no more; one of the database itself undoes all.
+        """
+        if not self.is_sqlite:  # which does that itself
+            with self.write() as connection:
+                return act(connection)
+        mine = _Act(act, copy_context())
+        self._acts.append(mine)
+        with self._turn:
+            if not mine.ended:
+                self._carry_out()
+        if mine.error is not None:
+            raise mine.error
+        found: _T = mine.result
+        return found
+
+    def _carry_out(self) -> None:
+        acts = [self._acts.popleft() for _ in range(len(self._acts))]
+        try:
+            with self.write() as connection:
+                for one in acts:
+                    one.carry_out(connection, alone=len(acts) == 1)
+        except Exception as error:
+            for one in acts:
+                one.error = one.error or error
+        for one in acts:
+            one.ended = True
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -76,6 +115,26 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+@dataclass(eq=False)
+class _Act:
+    """One part of a shared transaction, with the context of the thread that waits for it."""
+
+    act: Callable[[sa.Connection], Any]
+    context: Context
+    ended: bool = False
+    result: Any = None
+    error: Exception | None = None
+
+    def carry_out(self, connection: sa.Connection, alone: bool) -> None:
+        try:
+            with nullcontext() if alone else connection.begin_nested():
+                self.result = self.context.run(self.act, connection)
+        except Exception as error:
+            self.error = error
+            if alone or isinstance(error, sa.exc.OperationalError):  # a full disk: SQLite itself has undone all
+                raise
 
 
 def _url(text: str) -> sa.URL:

@@ -115,8 +115,7 @@ class Delivery:
         pause = 0.1
         while True:
             try:
-                with self.database.write() as connection:
-                    return act(connection)
+                return self.database.together(act)
             except errors.UNREACHABLE as error:
                 if self.closed.wait(pause):
                     raise

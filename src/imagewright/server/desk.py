@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import sqlalchemy as sa
 from starlette.concurrency import run_in_threadpool
 
 from imagewright.database import Database
@@ -152,18 +153,22 @@ class Desk:
         seat = self.worker.seat(job.pool) if self.worker is not None else None
         worker = self.worker.id if self.worker is not None and seat is not None else None
         entered = None
+
+        def enter(connection: sa.Connection) -> Job:
+            if once is not None and (first := idempotency.earlier(connection, self.database.insert, once, job)):
+                return first
+            self.store.enter(connection, rows)
+            accepted = jobs.add(connection, job, self.settings.queue, worker, self.settings.lease)
+            self.gateway.reserve(connection, caller, accepted)
+            return accepted
+
         try:
-            with self.database.write() as connection:
-                if once is not None and (first := idempotency.earlier(connection, self.database.insert, once, job)):
-                    return first
-                self.store.enter(connection, rows)
-                accepted = jobs.add(connection, job, self.settings.queue, worker, self.settings.lease)
-                self.gateway.reserve(connection, caller, accepted)
-            entered = accepted
+            found = self.database.together(enter)
+            entered = found if found.id == job.id else None
         finally:
             if self.worker is not None:
                 self.worker.accepted(seat, entered)
-        return entered
+        return found
 
     async def news(self, job: Job) -> AsyncGenerator[News]:
         """What happens to a job: what did so far, then progress and partial pictures as they come, then its end."""
