@@ -107,6 +107,7 @@ def test_what_cannot_be_is_refused_with_the_field_named(api: httpx.Client) -> No
         ({"size": "0x10"}, "size", "invalid_value"),
         ({"n": 0}, "n", "invalid_value"),
         ({"n": "2"}, "n", "invalid_value"),
+        ({"n": 64, "size": "4096x4096"}, "n", "invalid_value"),
         ({"prompt": ""}, "prompt", "invalid_value"),
         ({"prompt": "  "}, "prompt", "invalid_value"),
         ({"prompt": "x" * 32_001}, "prompt", "invalid_value"),
@@ -265,3 +266,7 @@ def test_work_in_the_background_answers_with_a_job(api: httpx.Client) -> None:
         answer = api.post("/v1/images/generations", json={"prompt": "a", **body}, headers=headers)
         assert answer.status_code == 202
         assert answer.json()["id"].startswith("job_") and answer.headers["location"].endswith(answer.json()["id"])
+    while (job := api.get(answer.headers["location"]).json())["status"] in ("queued", "in_progress"):
+        time.sleep(0.02)
+    until = int(job["result"]["data"][0]["url"].split(".")[-2])
+    assert abs(until - time.time() - 3600) < 30  # the hour begins when the job is looked at

@@ -32,6 +32,7 @@ def test_models_are_listed_as_openai_does_with_what_they_can(api: httpx.Client) 
 def test_one_model_is_shown_also_where_its_id_has_slashes(api: httpx.Client) -> None:
     for name in ("painter", "fake/painter", "team/fast", "gpt-image-2"):
         assert api.get(f"/v1/models/{name}").json()["id"] == name
+    assert api.get("/v1/models/team%2Ffast").json()["id"] == "team/fast"
     failed(api.get("/v1/models/nope"), 404, param="model", code="model_not_found")
     failed(api.get("/v1/models/a/b/c"), 404, code="model_not_found")
     failed(api.post("/v1/models"), 405)

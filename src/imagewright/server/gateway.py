@@ -142,7 +142,7 @@ class Gateway:
         default = self._find(self._target(asked), request.technique)
         is_world = asked is not None and _WORLD.match(asked) is not None
         is_named = asked is not None and (not is_world or asked in self.settings.models)
-        found = default if is_named else self._able(default, request)
+        found = default if is_named or request.technique else self._able(default, request)
         said = (_stands_in(asked, found.info.name),) if asked is not None and is_world else ()
         if found is not default:
             said = (Adjustment("model", default.info.name, found.info.name, "the default model takes no pictures"),)

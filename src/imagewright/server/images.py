@@ -21,6 +21,7 @@ from imagewright.server import answers, brought, idempotency, wire
 from imagewright.server.brought import Brought
 from imagewright.server.desk import Desk
 from imagewright.server.documents import EDIT_BODY, IMAGES, VARIATION_BODY
+from imagewright.server.errors import ApiError
 from imagewright.server.gateway import Gateway
 from imagewright.server.idempotency import Once
 from imagewright.server.jobs import Job
@@ -32,6 +33,7 @@ from imagewright.verbs import SUBTLE, feather_of
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
 SMALL = 64 * 2**10  # bytes of pictures that are put into an answer before a thread would have begun
+MAX_PIXELS = 10 * 3840 * 2160  # of one request
 Kind = Literal["generate", "edit", "variation"]
 
 
@@ -143,7 +145,7 @@ async def _deliver(
     """Submit the order, and answer as the body asks: with pictures, events, or (`background` too) the job."""
     desk: Desk = http.app.state.desk
     order = _for_user(order, body, info)
-    adapt(order, info.capabilities)  # what the model cannot do is said before anything waits
+    _check_size(adapt(order, info.capabilities)[0])  # what cannot be done is said before anything waits
     background |= body.background is True or "respond-async" in http.headers.get("prefer", "")
     job = await desk.submit(
         caller,
@@ -166,6 +168,16 @@ async def _deliver(
     if sum(map(len, outcome.files.values())) < SMALL:
         return answers.images(http, outcome, body, words, order)
     return await run_in_threadpool(answers.images, http, outcome, body, words, order)
+
+
+def _check_size(order: ImageRequest) -> None:
+    """Refuses what would fill the memory: as many pictures and pixels as OpenAI draws at most are drawn."""
+    assert order.size is not None
+    if (pixels := order.n * order.size[0] * order.size[1]) > MAX_PIXELS:
+        raise ApiError(
+            400, f"These pictures have {pixels:,} pixels together; at most {MAX_PIXELS:,} are drawn at a time.",
+            "Ask for fewer or smaller ones.", param="n" if order.n > 1 else "size", code="invalid_value",
+        )  # fmt: skip
 
 
 def _for_user(order: ImageRequest, body: Output, info: ModelInfo) -> ImageRequest:
