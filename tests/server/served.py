@@ -18,6 +18,7 @@ import uvicorn
 from PIL import Image
 
 from imagewright.server.app import create_app
+from imagewright.server.protocol import UVICORN
 from imagewright.server.settings import Settings
 from imagewright.workshop import Workshop
 
@@ -28,7 +29,7 @@ FAKE = "fake/painter"  # draws noise of 16x16 in no time; edits too
 def served(folder: Path, workshop: Workshop | None = None, **settings: Any) -> Iterator[httpx.Client]:
     """A client of a running server; `client.app` is the application."""
     app = create_app(Settings(**{"folder": folder, "default_model": FAKE, **settings}), workshop)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=5))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=5, **UVICORN))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started and thread.is_alive():

@@ -24,10 +24,10 @@ from imagewright.server.desk import Desk
 from imagewright.server.errors import ApiError
 from imagewright.server.fetch import Fetcher
 from imagewright.server.gateway import Gateway
+from imagewright.server.guard import Guard
 from imagewright.server.hub import Hub
 from imagewright.server.keys import Keys
 from imagewright.server.links import Links
-from imagewright.server.security import Guard
 from imagewright.server.settings import Settings
 from imagewright.server.uploads import Decoder
 from imagewright.server.worker import Worker
@@ -78,8 +78,8 @@ def create_app(settings: Settings, workshop: Workshop | None = None) -> FastAPI:
         lifespan=life,
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
-        openapi_url="/v1/openapi.json",
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # nobody is told anything
+        openapi_url=None,  # status.py has it, as a route that declares its scope
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # nobody is told
     )
     state = app.state
     state.settings, state.database, state.store, state.gateway = settings, database, store, gateway
@@ -117,7 +117,6 @@ def _answer_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, of_framework)
-    app.add_exception_handler(Exception, ours)
     app.add_exception_handler(ImagewrightError, ours)
 
 

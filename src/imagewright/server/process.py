@@ -24,6 +24,7 @@ from imagewright.errors import ImagewrightError
 from imagewright.server.app import create_app
 from imagewright.server.gateway import Gateway
 from imagewright.server.hub import Hub
+from imagewright.server.protocol import UVICORN
 from imagewright.server.settings import Settings
 from imagewright.server.worker import Worker
 from imagewright.store import Store
@@ -74,9 +75,7 @@ class _Server(uvicorn.Server):
     does not end the process by the signal that it got."""
 
     def __init__(self, app: FastAPI, drain: float, worker: Worker | None) -> None:
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1
-        )
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, **UVICORN)
         super().__init__(config)
         self.desk, self.drain, self.worker = app.state.desk, drain, worker
         self.ready: Callable[[], None] = lambda: None

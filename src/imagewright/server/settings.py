@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from imagewright.errors import RequestError
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 DAY = 86_400
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +86,28 @@ class Settings:
         """Where pictures lie: in `folder` unless told."""
         return self.pictures or str(self.folder / "pictures")
 
-    def knows_host(self, host: str) -> bool:
-        """Whether a Host header names this server."""
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        return name.lower() in {*LOOPBACK, self.host.lower(), *self.allowed_hosts}
+    def knows_host(self, host: str, reached: tuple[str, int | None] | None = None) -> bool:
+        """Whether a Host header (in lower case) names this server; `reached` is the address that was connected to.
+
+        An address may stand for itself where a key is needed anyway: no name that a stranger turns on us is one.
+        """
+        found = _HOST.fullmatch(host)
+        if found is None or not 0 < int(found["port"] or 80) < 2**16:
+            return False
+        itself = () if self.is_loopback or reached is None else (_bracketed(reached[0]),)
+        return found["name"] in (*LOOPBACK, *self._names, *itself)
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        public = urlsplit(self.public_url or "").hostname
+        names = (self.host.strip("[]"), *self.allowed_hosts, *([public] if public else ()))
+        return tuple(_bracketed(name.lower()) for name in names)
+
+    @cached_property
+    def origins(self) -> tuple[str, ...]:
+        """The pages elsewhere that may use this server: those of the operator, and of `public_url`."""
+        public = urlsplit(self.public_url or "")
+        return (*self.allowed_origins, *([f"{public.scheme}://{public.netloc}".lower()] if public.netloc else ()))
 
 
 def read(section: Mapping[str, Any], **given: Any) -> Settings:
@@ -99,10 +121,15 @@ def read(section: Mapping[str, Any], **given: Any) -> Settings:
     values = {**section, **{name: value for name, value in given.items() if value is not None}}
     for name in ("allowed_hosts", "allowed_origins"):
         if name in values:
-            values[name] = tuple(str(host).lower() for host in values[name])
+            values[name] = tuple(str(host).lower().rstrip("/") for host in values[name])
     if "folder" in values:
         values["folder"] = Path(values["folder"])
     return Settings(**{"folder": default_folder()} | values)
+
+
+def _bracketed(name: str) -> str:
+    """A name or address as URLs have it."""
+    return f"[{name}]" if ":" in name and not name.startswith("[") else name
 
 
 def default_folder() -> Path:
