@@ -65,6 +65,7 @@ class Desk:
         self.database, self.store, self.gateway = database, store, gateway
         self.settings, self.hub, self.worker = settings, hub, worker
         self.closing, self._until = False, 0.0
+        self._leaving: asyncio.Future[None] | None = None
         self._full = (0.0, 0, 0.0)  # until when the queue is full, how many wait, when to try again
 
     async def submit(
@@ -91,22 +92,29 @@ class Desk:
         job_id = jobs.new_id()
         if not background:
             self.hub.expect(job_id)
+        accepting = asyncio.ensure_future(run_in_threadpool(
+            self._accept, caller, request, id=job_id, kind=kind, asked=asked, background=background,
+            priority=priority, previews=previews, reply=reply, request_id=request_id, once=once,
+            relay=relay and not background and once is None,
+        ))  # fmt: skip
+        job = None
         try:
-            job = await run_in_threadpool(
-                self._accept, caller, request, id=job_id, kind=kind, asked=asked, background=background,
-                priority=priority, previews=previews, reply=reply, request_id=request_id, once=once,
-                relay=relay and not background and once is None,
-            )  # fmt: skip
+            job = await asyncio.shield(accepting)
         except QueueFull as full:
             self._full = time.monotonic() + FULL, full.waiting, full.seconds
-            self.hub.forget(job_id)
             raise
-        except BaseException:
-            self.hub.forget(job_id)
+        except asyncio.CancelledError:  # the client left; the thread goes on
+            accepting.add_done_callback(lambda done: self._unwanted(job_id, done))
             raise
-        if job.id != job_id:
-            self.hub.forget(job_id)
+        finally:
+            if job is None or job.id != job_id:
+                self.hub.forget(job_id)
         return job
+
+    def _unwanted(self, job_id: str, accepting: asyncio.Future[Job]) -> None:
+        """Nobody waits for what is accepted now."""
+        if accepting.exception() is None and accepting.result().id == job_id and not accepting.result().background:
+            self._leaving = asyncio.ensure_future(run_in_threadpool(self.cancel, job_id))
 
     def _check_room(self) -> None:
         """Raises ApiError where nothing is accepted, without asking the database about every request."""

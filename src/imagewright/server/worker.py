@@ -208,6 +208,12 @@ class Worker:
 
     def _made(self, work: Sequence[tuple[Job, ImageRequest, Watch]]) -> Sequence[ImageResult | Exception]:
         """What became of jobs: turns of conversations one after the other, all else together."""
+        try:
+            return self._make(work)
+        except BaseException as error:  # an engine that wants to leave takes nobody with it
+            return [RuntimeError(f"the engine left: {error!r}")] * len(work)
+
+    def _make(self, work: Sequence[tuple[Job, ImageRequest, Watch]]) -> Sequence[ImageResult | Exception]:
         if all(job.kind != turns.KIND for job, _, _ in work):
             return self.gateway.make(work)
         keep = self.settings.keep_days * DAY
