@@ -9,7 +9,7 @@ import pytest
 
 from imagewright.engines import catalog
 from imagewright.engines.catalog import Catalog
-from imagewright.errors import MissingExtraError, ModelError, ModelNotFoundError
+from imagewright.errors import ConfigError, MissingExtraError, ModelError, ModelNotFoundError
 
 
 @pytest.mark.parametrize("name", ["blocks", "fake/blocks"])
@@ -77,3 +77,21 @@ def test_a_broken_stranger_is_listed_and_the_rest_works(monkeypatch: pytest.Monk
     assert [model.name for model in listings["fake"].models] == ["blocks", "opaque", "painter"]
     with pytest.raises(ModelError):
         Catalog().engine("wrong")
+
+
+def test_hosted_services_are_found_last_and_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [metadata.EntryPoint(name, "imagewright_fake:FakeEngine", catalog.GROUP) for name in ("fake", "openai")]
+    monkeypatch.setattr(catalog, "entry_points", lambda group: points)
+    names = list(Catalog()._sources)
+    assert names.index("embedded") < names.index("fake") < names.index("openai")
+    assert Catalog().engine("openai").__class__.__module__ == "imagewright.engines.hosted.openai"
+
+
+def test_a_broken_configuration_hides_no_model_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.toml").write_text("[providers.openai\n")
+    monkeypatch.setenv("IMAGEWRIGHT_CONFIG", str(tmp_path / "config.toml"))
+    listings = {listing.engine: listing for listing in Catalog().listings()}
+    assert "is no TOML" in listings["openai"].problem and listings["openai"].fix
+    assert Catalog().find("blocks")[0].name == "fake"
+    with pytest.raises(ConfigError):
+        Catalog().find("openai/gpt-image-2")[0].find("gpt-image-2")
