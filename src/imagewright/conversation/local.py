@@ -205,7 +205,7 @@ class _Reader:
     # about the picture
 
     def _asked(self, text: str) -> Step | None:
-        if phrases.LOOKS.match(text):
+        if phrases.LOOKS.match(text) or self.force == "edit":
             return None
         if phrases.ASKED.match(text):
             return Step("answer", HELP)

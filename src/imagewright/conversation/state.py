@@ -19,6 +19,7 @@ from imagewright.conversation.words import caption_of, has_thing, ordinal, subje
 from imagewright.errors import RequestError
 
 Album = Mapping[str, Image.Image]
+SAID = 2000  # characters of what was said that are remembered
 KEPT = 200  # turns that are remembered; the pictures of older ones stay
 
 
@@ -164,7 +165,7 @@ class Conversation:
         kept = [shown for shown in turn.shown if shown.id not in {one.id for one in self.pictures}]
         after = replace(
             self,
-            turns=(*self.turns, replace(turn, shown=(), images={}))[-KEPT:],
+            turns=(*self.turns, replace(turn, said=turn.said[:SAID], plan={}, shown=(), images={}))[-KEPT:],
             pictures=(*self.pictures, *kept),
             album=ChainMap(dict(turn.images), *getattr(self.album, "maps", [self.album])),
         )

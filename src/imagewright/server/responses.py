@@ -321,7 +321,7 @@ def _echo(body: Body, planner: Planner) -> Json:
         "temperature": None,
         "text": {"format": {"type": "text"}},
         "tool_choice": body.tool_choice or "auto",
-        "tools": body.tools,
+        "tools": [{**tool, **({"input_image_mask": {}} if "input_image_mask" in tool else {})} for tool in body.tools],
         "top_p": None,
         "truncation": "disabled",
         "user": None,
