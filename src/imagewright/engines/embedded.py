@@ -75,7 +75,7 @@ class EmbeddedEngine(Engine):
         """`lanes`: pictures drawn at once, by default one a core."""
         self._folders = list(folders) if folders is not None else _default_folders()
         self._lanes = Seats(lanes or cores())
-        self.concurrency = 2 * self._lanes.count  # so that the next one's words are read meanwhile
+        self.concurrency = self._lanes.count + 1  # so that the next one's words are read meanwhile
         self._lock, self._loaded = Lock(), dict[Path, ExportedModel]()
 
     def lane(self, request: ImageRequest) -> str | None:
