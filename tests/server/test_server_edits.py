@@ -146,6 +146,9 @@ def test_a_mask_of_the_same_shape_is_resized_and_that_is_said(api: httpx.Client)
 def test_forms_hold_our_own_fields_too(api: httpx.Client) -> None:
     body = edited(api, {"image": png(drawn())}, **{"imagewright[seed]": "7", "n": "2", "feather": "3"}).json()
     assert body["imagewright"]["seeds"] == [7, 8]
+    told = edited(api, {"image": png(drawn())}, imagewright='{"seed": 9}').json()
+    assert told["imagewright"]["seeds"] == [9]
+    failed(edited(api, {"image": png(drawn())}, imagewright="9"), 400, code="invalid_json")
 
 
 def test_sizes_and_formats_are_as_asked(api: httpx.Client) -> None:

@@ -92,12 +92,17 @@ def _media_type(http: Request) -> str:
 
 
 async def _json(http: Request) -> dict[str, Any]:
+    return _parsed(await http.body(), "the body")
+
+
+def _parsed(text: bytes, what: str) -> dict[str, Any]:
+    """The values of a JSON object. Raises ApiError."""
     try:
-        values = orjson.loads(await http.body())
+        values = orjson.loads(text)
     except ValueError as error:
-        raise ApiError(400, f"The body is no JSON: {error}.", code="invalid_json") from error
+        raise ApiError(400, f"JSON is needed for {what}: {error}.", code="invalid_json") from error
     if not isinstance(values, dict):
-        raise ApiError(400, "The body is no JSON object.", code="invalid_json")
+        raise ApiError(400, f"A JSON object is needed for {what}.", code="invalid_json")
     return values
 
 
@@ -118,6 +123,8 @@ async def _form(http: Request) -> tuple[dict[str, Any], Files]:
             files[name].append(await value.read())
         elif inside := _INSIDE.match(key):
             values.setdefault("imagewright", {})[inside[1]] = value
+        elif name == "imagewright":
+            values[name] = _parsed(value.encode(), name)
         else:
             values[name] = value
     return values, files

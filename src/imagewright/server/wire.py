@@ -178,7 +178,11 @@ class Generation(Output):
 class Picture(BaseModel):
     """A picture that a JSON body names: by URL (a data URL, or one of this server's) or by the id of a file."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"oneOf": [{"required": ["image_url"]}, {"required": ["file_id"]}]},
+    )
 
     image_url: str | None = Field(default=None, max_length=MAX_URL)
     file_id: str | None = None
