@@ -22,3 +22,11 @@ model = ChatOpenAI(**where, model="gpt-5", output_version="responses/v1").bind_t
 blocks = model.invoke("draw a red cat").content
 [drawn] = [block for block in blocks if block["type"] == "image_generation_call"]
 assert drawn["result"].startswith("iVBOR")
+
+first = model.invoke("draw a cat, 256x256")
+for way in ({}, {"use_previous_response_id": True}):  # all that was said again, or the id of the last response
+    again = ChatOpenAI(**where, model="gpt-5", output_version="responses/v1", **way).bind_tools(
+        [{"type": "image_generation"}]
+    )
+    second = again.invoke([("user", "draw a cat, 256x256"), first, ("user", "make it blue")])
+    assert any("make the cat blue" in block.get("text", "") for block in second.content), second
