@@ -10,13 +10,13 @@ picture, brought or made. What a hosted service counted itself is passed on inst
 
 from __future__ import annotations
 
-import binascii
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import orjson
+import pybase64
 from fastapi import Request
 from starlette.responses import Response
 
@@ -141,7 +141,7 @@ def _revised(record: Mapping[str, Any], words: str) -> Json:
 
 def base64(file: bytes) -> orjson.Fragment:
     """The file as a JSON string, which needs no second look at every character."""
-    return orjson.Fragment(b'"%s"' % binascii.b2a_base64(file, newline=False))
+    return orjson.Fragment(b'"%s"' % pybase64.b64encode(file))
 
 
 def facts(outcome: Outcome, index: int) -> Json:
