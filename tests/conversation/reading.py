@@ -27,11 +27,16 @@ SITUATIONS: dict[str, list[tuple[str, str, int | None, str, int]]] = {  # action
         ("generate", "a cat to the left of a dog", None, "a cat to the left of a dog", 1),
         ("edit", "make the cat blue", 1, "a blue cat to the left of a dog", 1),
     ],
+    "sides": [
+        ("generate", "a cat", None, "a cat", 1),
+        ("edit", "add a tree on the left", 1, "a cat and a tree on the left", 1),
+        ("generate", "a cat to the left of a dog", None, "a cat to the left of a dog", 1),
+    ],
     "two": [("generate", "a cat", None, "a cat", 1), ("generate", "a red car", None, "a red car", 1)],
     "three": [("generate", "a fox in the snow", None, "a fox in the snow", 3)],
     "hat": [("generate", "a cat", None, "a cat", 1), ("edit", "add a hat", 1, "a cat and a hat", 1)],
 }
-TOPICS = {"a cat and a hat": "hat"}
+TOPICS = {"a cat and a hat": "hat", "a cat and a tree on the left": "tree"}
 
 
 def situation(name: str) -> Conversation:

@@ -78,7 +78,7 @@ REFERENCE = (
     rf"(?:(?:(?:the|that|this) )?(?:very )?(?:{_WHICH}) (?:ones?|{PICTURE})"
     rf"|(?:the )?(?:(?:picture|image|photo|version|number|no\.) ?#?|#)(?:\d{{1,4}}|{NUMBER})\b"
     rf"|(?:the|that) (?:{PICTURE}|one) (?:with|of) (?:an? |the )?[a-z]+(?: [a-z]+)?"
-    r"|the [a-z]+ (?:picture|image|one|drawing))"
+    r"|the (?!left|right|top|bottom|upper|lower|middle)[a-z]+ (?:picture|image|one|drawing))"
 )
 BACK = (
     r"(?:(?:let's |please )?(?:go|take me|come|get|switch|move|step)? ?back to|go to|return to|revert to|restore"

@@ -85,6 +85,7 @@ _ADJECTIVES = frozenset(
         "bright",
     ]
 )
+_SIDES = frozenset(("left", "right", "top", "bottom", "middle", "center", "centre", "side", "corner", "front", "back"))
 _ARTICLE = re.compile(rf"(?:a|an|the|some|my|his|her|their|this|that|another|{NUMBER}|\d+)\s+", re.IGNORECASE)
 STYLES = {name: style for style, names in STYLE_WORDS.items() for name in names}
 STYLE = "|".join(sorted(STYLES, key=len, reverse=True))
@@ -158,7 +159,7 @@ def head(phrase: str) -> str:
 
 def things(caption: str) -> list[str]:
     """What a caption shows: "a cat to the left of a dog" -> ["cat", "dog"]."""
-    return [thing for thing in map(head, parts(caption)) if thing]
+    return [thing for thing in map(head, parts(caption)) if thing and thing.lower() not in _SIDES]
 
 
 def subject(caption: str) -> str:
