@@ -11,11 +11,14 @@ from typing import Any
 
 import httpx
 import pytest
+from gatehouse import Paid, shop
 from served import failed, opened, served
 
 from imagewright.provenance import metadata
+from imagewright.request import Capabilities, ImageRequest
 from imagewright.server import answers, wire
 from imagewright.server.links import PATH
+from imagewright.watch import Watch
 
 
 @pytest.fixture(scope="module")
@@ -270,3 +273,29 @@ def test_work_in_the_background_answers_with_a_job(api: httpx.Client) -> None:
         time.sleep(0.02)
     until = int(job["result"]["data"][0]["url"].split(".")[-2])
     assert abs(until - time.time() - 3600) < 30  # the hour begins when the job is looked at
+
+
+def test_a_hosted_service_gets_a_hash_of_the_end_user_and_its_own_words_are_told(tmp_path: Path) -> None:
+    seen: list[ImageRequest] = []
+    usage = {"total_tokens": 9, "input_tokens": 4, "output_tokens": 5, "input_tokens_details": {"text_tokens": 4}}
+
+    def act(request: ImageRequest, watch: Watch) -> dict[str, Any]:
+        seen.append(request)
+        return {"revised_prompt": "a red fox in the snow", "usage": usage}
+
+    can = Capabilities(size=(8, 8), seed=False, provider_options=("user", "moderation"))
+    with served(tmp_path, shop(Paid("service", act, can)), default_model="service/m") as api:
+        asked = {"user": "somebody-3151", "moderation": "low", "model": "gpt-image-2"}
+        body = generated(api, **asked).json()
+        generated(api, moderation="auto").raise_for_status()
+    assert set(seen[0].provider_options) == {"user", "moderation"} and seen[1].provider_options == {}
+    assert len(seen[0].provider_options["user"]) == 32 and "somebody" not in str(seen[0].provider_options)
+    assert body["data"][0]["revised_prompt"] == "a red fox in the snow"
+    assert body["usage"] == usage and body["model"] == "service/m"
+    told = {one["field"] for one in body["adjustments"]}
+    assert told == {"model"}
+
+
+def test_a_wish_that_only_others_know_is_adjusted(api: httpx.Client) -> None:
+    body = generated(api, moderation="low").json()
+    assert [one["field"] for one in body["adjustments"]] == ["moderation"]

@@ -202,7 +202,7 @@ def extras(outcome: Outcome) -> Json:
     result, job = outcome.result, outcome.job
     return {
         "model": served(outcome),
-        "adjustments": result["adjustments"],
+        "adjustments": adjustments(outcome),
         "imagewright": {
             "job": job.id,
             "pictures": [picture["id"] for picture in result["pictures"]],
@@ -213,6 +213,11 @@ def extras(outcome: Outcome) -> Json:
     }
 
 
+def adjustments(outcome: Outcome) -> list[Json]:
+    """What was changed or could not be honoured, by the names of the API's fields."""
+    return [{**one, "field": one["field"].removeprefix("provider_options.")} for one in outcome.result["adjustments"]]
+
+
 def served(outcome: Outcome) -> str:
     """The model that really drew."""
     return f"{outcome.result['engine']}/{outcome.result['model']}"
@@ -220,7 +225,7 @@ def served(outcome: Outcome) -> str:
 
 def headers(outcome: Outcome) -> dict[str, str]:
     """The model and the adjustments, for clients that drop unknown keys; ASCII, and no longer than servers take."""
-    told = [{name: _short(value) for name, value in one.items()} for one in outcome.result["adjustments"]]
+    told = [{name: _short(value) for name, value in one.items()} for one in adjustments(outcome)]
     while len(text := json.dumps(told, separators=(",", ":"))) > MAX_HEADER:
         told.pop()
     model = served(outcome).encode("ascii", "replace").decode()
