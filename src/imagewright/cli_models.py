@@ -55,10 +55,15 @@ def _list_here(as_json: bool) -> None:
         rows.append((info.name, info.engine, info.technique, pixels, size_text(info.size_bytes), info.licence, where))
     table(rows)
     for listing in listings:
+        if listing.locked:
+            continue
         if listing.problem:
             say(f"{listing.engine}: {listing.problem} Fix: {listing.fix}")
         elif not listing.models:
             say(f"{listing.engine}: none by name; give {listing.hint} with --model")
+    if locked := [listing for listing in listings if listing.locked]:
+        names = ", ".join(listing.engine for listing in locked)
+        say(f"hosted, with a key of yours: {names}. For example: {locked[0].fix}")
 
 
 def _list_recommended(as_json: bool) -> None:

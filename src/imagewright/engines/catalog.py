@@ -37,13 +37,14 @@ GROUP = "imagewright.engines"
 @dataclass(frozen=True)
 class Listing:
     """One engine as `imagewright models` shows it: its models, or what is missing and how to mend it. `hint`: how those
-    that are not listed are named."""
+    that are not listed are named. `locked`: it is a hosted service, and there is no key for it."""
 
     engine: str
     models: tuple[ModelInfo, ...] = ()
     hint: str = "a folder"
     problem: str = ""
     fix: str = ""
+    locked: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,8 @@ class Catalog:
             hint = f"{name}/MODEL" if name in _HOSTED else "a folder"
             return Listing(name, models=tuple(self.engine(name).models()), hint=hint)
         except (MissingExtraError, ModelError, ConfigError, CredentialError) as error:
-            return Listing(name, problem=error.message, fix=error.fix)
+            locked = isinstance(error, CredentialError)
+            return Listing(name, problem=error.message, fix=error.fix, locked=locked)
 
 
 def _engine_of(folder: Path) -> str:
