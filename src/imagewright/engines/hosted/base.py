@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # httpx is loaded with the first call
     from imagewright.engines.hosted.fitting import Widened
 
 AT_ONCE = 4  # calls of one request for several pictures, where the service makes one a call
+MANY = 1000  # models that are remembered
 
 __all__ = ["Answer", "HostedEngine", "Refusal", "hosted_model", "picture"]
 
@@ -69,6 +70,7 @@ class HostedEngine(Engine):
     def __init__(self, config: Config | None = None, transport: httpx.BaseTransport | None = None) -> None:
         self._given, self._transport = config, transport
         self._transports: dict[str, httpx.BaseTransport] = {}
+        self._known: dict[str | None, ModelInfo] = {}
         self._lock = Lock()
 
     @abstractmethod
@@ -150,10 +152,18 @@ class HostedEngine(Engine):
 
     def find(self, name: str | None) -> ModelInfo:
         """The model called `name`, also one that is not known here. Raises ModelNotFoundError, CredentialError."""
+        model = self._known.get(name)
+        if model is None:
+            model = self._looked_up(name)
+            if len(self._known) < MANY:  # clients of a server choose the names
+                self._known[name] = model
+        self.provider(model)
+        return model
+
+    def _looked_up(self, name: str | None) -> ModelInfo:
         if name is not None and all(model.name != name for model in self.listed()):
             model = self.unlisted(name)
             if model is not None:
-                self.provider(model)
                 return model
         return super().find(name)
 
