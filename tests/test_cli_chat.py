@@ -32,13 +32,13 @@ def chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out) -> Any:
 
 
 def test_turns_write_files_with_records_and_credentials(chat: Any, tmp_path: Path) -> None:
-    code, out, _ = chat("a cat, 64x64, seed 3", "put it on a yellow background", "undo", "", "/list")
+    code, out, _ = chat("a cat, 64x64, seed 3", "add a tree on the left", "undo", "", "/list")
     assert code == 0 and "A new picture: a cat (size 64x64, seed 3)." in out
-    names = ["01-a-cat.png", "02-put-it-on-a-yellow-background.png"]
+    names = ["01-a-cat.png", "02-add-a-tree-on-the-left.png"]
     assert sorted(path.name for path in tmp_path.glob("*.png")) == names
     assert out[-3].split() == ["NO", "FROM", "SIZE", "FILE", "WHAT"] and out[-2].startswith(">  1")
     record = metadata.read(open_picture(tmp_path / names[1])).record
-    assert record is not None and record["edits"]["steps"][0]["prompt"] == "put it on a yellow background"
+    assert record is not None and record["edits"]["steps"][0]["prompt"] == "add a tree on the left"
     found = credentials.read((tmp_path / names[1]).read_bytes(), "png")
     assert found.state == "trusted" and "Back to picture 1." in out
 

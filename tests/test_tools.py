@@ -144,12 +144,13 @@ def test_a_tool_of_another_kind_can_write_a_drawing_too(picture: Path) -> None:
 def test_what_tools_did_can_be_made_again_from_the_original(picture: Path) -> None:
     green = tools.recolor(picture, "green", select="the red circle")
     clear = tools.remove_background(green[0])
-    blue = tools.recolor(clear[0], "blue", region="0,0,32,64")
+    blue = tools.set_background(tools.recolor(clear[0], "blue", region="0,0,32,64")[0], "yellow")
     told = blue.records[0]["edits"]
-    assert [step["verb"] for step in told["steps"]] == ["recolor", "remove_background", "recolor"]
+    assert [step["verb"] for step in told["steps"]] == ["recolor", "remove_background", "recolor", "set_background"]
+    assert blue[0].getpixel((1, 1)) == (252, 216, 40)
     stack = Stack.of(json.loads(json.dumps(blue.records[0])))
     assert stack is not None and stack.steps[0].told() == "recolor the red circle green"
     again = chain.replayed(stack, Workshop(), [picture.parent])
     assert np.array_equal(np.asarray(again), np.asarray(blue[0]))
-    back = verbs.undo(blue[0], 2, original=picture)
+    back = verbs.undo(blue[0], 3, original=picture)
     assert np.array_equal(np.asarray(back[0]), np.asarray(green[0]))

@@ -18,7 +18,7 @@ from PIL import Image
 from imagewright.editing import cutout, expand, masks, place
 from imagewright.editing.complete import completed
 from imagewright.editing.expand import Margins
-from imagewright.editing.recolour import recolor
+from imagewright.editing.recolour import parse_colour, recolor
 from imagewright.editing.stack import Beside, Stack, Step
 from imagewright.engines.catalog import DEFAULT_ENGINE
 from imagewright.errors import ImagewrightError, PictureError, RequestError
@@ -155,6 +155,8 @@ def applied(
         return enlarged(image, step.factor or 1)
     if step.verb == "remove_background":
         return _unsigned(cutout.remove_background(image).image)
+    if step.verb == "set_background":
+        return _unsigned(grounded(image, str(step.fields.get("colour"))))
     if step.verb == "recolor":
         return _unsigned(recolor(image, str(step.fields.get("colour")), area_of(image, step)))
     if step.plain and step.mask is not None:
@@ -229,6 +231,14 @@ def grown(image: Image.Image, margins: Margins, of_model: bool = True) -> ImageR
     step = {"step": "complete", "by": "patches" if ground is None else "an even ground"}
     record = records.of_tool(of_model, **facts, refine=[step])
     return ImageResult(images=(cut,), records=(record,), model="", engine="", size=cut.size)
+
+
+def grounded(image: Image.Image, colour: str) -> Image.Image:
+    """The picture on a colour, a name or #rrggbb, in place of its background. Raises RequestError."""
+    found = cutout.remove_background(image).image
+    ground = Image.new("RGBA", found.size, (*parse_colour(colour), 255))
+    ground.alpha_composite(found)
+    return ground.convert("RGB")
 
 
 def area_of(image: Image.Image, step: Step) -> Image.Image | None:

@@ -37,6 +37,15 @@ def remove_background(picture: Picture) -> ImageResult:
     return _made(before, found.image, found.step, [kept] if found.already else [], Step("remove_background", {}))
 
 
+def set_background(picture: Picture, colour: str) -> ImageResult:
+    """The picture on a colour, a name (red) or #rrggbb, in place of its background. Raises PictureError, RequestError
+    where no background can be told from the rest."""
+    before = _opened(picture)
+    step = Step("set_background", {"colour": colour})
+    done = {"step": "set background", "colour": colour}
+    return _made(before, chain.grounded(before.image, colour), done, step=step)
+
+
 def recolor(
     picture: Picture,
     colour: str,

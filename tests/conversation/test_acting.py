@@ -55,10 +55,10 @@ def test_five_turns_keep_pictures_parents_and_the_stack() -> None:
     assert parents == [None, 1, 2, 3] and len(now.turns) == 5
     assert [turn.said for turn in now.turns] == list(lines)
     last = now.image(now.pictures[3].id).info["imagewright"]
-    assert [step["verb"] for step in last["edits"]["steps"]] == ["recolor", "edit", "edit"]
-    assert last["edits"]["steps"][1]["prompt"] == "put it on a yellow background"
+    assert [step["verb"] for step in last["edits"]["steps"]] == ["recolor", "set_background", "edit"]
+    assert last["edits"]["steps"][2]["prompt"] == "add a tree on the left"
     first = now.image(now.pictures[0].id)
-    assert turns[4].pictures == (now.pictures[2].id,) and steps(now) == ["recolor", "edit"]
+    assert turns[4].pictures == (now.pictures[2].id,) and steps(now) == ["recolor", "set_background"]
     again = chain.replayed(Stack.of(last), verbs.shared(), (), original=first)
     assert np.array_equal(pixels(again), pixels(now.image(now.pictures[3].id)))
 

@@ -73,7 +73,7 @@ def test_turns_build_on_each_other_and_undo_is_exact(api: httpx.Client) -> None:
     assert text(yellow) == "I change picture 1: put it on a yellow background."
     assert cat["model"] == "local" and yellow["previous_response_id"] == cat["id"]
     record = metadata.read(open_picture(file(yellow))).record
-    assert record is not None and [step["verb"] for step in record["edits"]["steps"]] == ["edit"]
+    assert record is not None and [step["verb"] for step in record["edits"]["steps"]] == ["set_background"]
     found = credentials.read(file(yellow), "png")
     assert found.state == "trusted" and found.digital_source_type == "compositeWithTrainedAlgorithmicMedia"
     row = api.app.state.store.get(calls(yellow)[0]["id"], None)  # type: ignore[attr-defined]

@@ -198,12 +198,14 @@ class _Worker:
         return _noted(verbs.edit(image, words, **fields), said)
 
     def _exact(self, change: Change, step: Step, image: Image.Image, fields: dict[str, Any]) -> ImageResult | None:
-        """A colour or a removal without a model, or what comes in the place of one of several things; None where it
-        takes a model to do it. Raises RequestError where the thing is not found."""
+        """A colour, a background or a removal without a model, or what comes in the place of one of several things;
+        None where it takes a model to do it. Raises RequestError where the thing is not found."""
         where = step.how.get("where")
         place = {"mask": mask_of(image, change.thing, str(where))} if where else {"select": change.thing}
         if change.kind == "colour" and (colour := hex_of(change.value)):
             return tools.recolor(image, colour, **place)
+        if change.kind == "background" and (colour := hex_of(change.value)):
+            return tools.set_background(image, colour)
         if change.kind == "remove":
             return verbs.fill(image, None, workshop=self.workshop, **place)
         if where and change.kind == "replace":
