@@ -20,10 +20,15 @@ FOLDER = Path(os.environ.get("IMAGEWRIGHT_CLIENTS", ROOT / ".clients"))
 MADE = "made.json"  # in an environment that is whole: what it was made from
 
 
+def environment(name: str) -> str:
+    """The name of the environment that a client runs in; some share one."""
+    return str(PINNED[name].get("in", name))
+
+
 def is_made(name: str) -> bool:
-    """Whether an environment is there in the versions wanted."""
-    made = FOLDER / name / MADE
-    return made.exists() and json.loads(made.read_text("utf-8")) == PINNED[name]
+    """Whether a client's environment is there in the versions wanted."""
+    made = FOLDER / environment(name) / MADE
+    return made.exists() and json.loads(made.read_text("utf-8")) == PINNED[environment(name)]
 
 
 def make(name: str) -> None:
@@ -53,8 +58,8 @@ def main(names: list[str]) -> None:
         if name not in PINNED:
             raise SystemExit(f"error: there is no client {name!r}; there are: {', '.join(PINNED)}")
         if not is_made(name):
-            print(f"making {name} in {FOLDER / name}")
-            make(name)
+            print(f"making {environment(name)} in {FOLDER / environment(name)}")
+            make(environment(name))
 
 
 if __name__ == "__main__":

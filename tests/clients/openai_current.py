@@ -71,19 +71,6 @@ def edits() -> None:
     assert all(item.url for item in varied.data)
 
 
-def conversation() -> None:
-    """Two turns, the second about what the first drew."""
-    drawing = [{"type": "image_generation"}]
-    first = client.responses.create(model="gpt-5", input="draw a red apple", tools=drawing)
-    then = {"previous_response_id": first.id, "tools": drawing}
-    second = client.responses.create(model="gpt-5", input="make it blue", **then)
-    for turn in (first, second):
-        [drawn] = [item for item in turn.output if item.type == "image_generation_call"]
-        assert drawn.status == "completed" and is_picture(drawn.result)
-    stream = client.responses.create(model="gpt-5", input="now with a hat", stream=True, **then)
-    assert [event.type for event in stream][-1] == "response.completed"
-
-
 def things() -> None:
     """Models and files."""
     ids = [model.id for model in client.models.list()]
@@ -124,7 +111,6 @@ async def asynchronously() -> None:
 generations()
 streams()
 edits()
-conversation()
 things()
 errors()
 asyncio.run(asynchronously())

@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.parametrize("name", clients["PINNED"])
 def test_a_client_works_when_only_its_base_url_is_changed(name: str, server: str, tmp_path: Path) -> None:
-    folder = clients["FOLDER"] / name
+    folder = clients["FOLDER"] / clients["environment"](name)
     if not clients["is_made"](name):
         pytest.skip(f"to run it: python scripts/clients.py {name}")
     drawn((64, 64)).save(tmp_path / "picture.png")
