@@ -20,7 +20,7 @@ SCRIPTS = [
     "\x1b[31mred\x1b]0;title\x07",
     '=HYPERLINK("http://x","y")',
     "'; DROP TABLE pictures; --",
-    "\x00\x01\x7f\ufffe",
+    "\x01\x7f\ufffe",
     "../../../etc/passwd%00.png",
 ]
 AROUND = ["a fox {}", "]]>{}", "{}" * 20, "é{}\u3042\U0001f98a"]
@@ -70,7 +70,7 @@ def test_hostile_words_come_back_as_words(api: httpx.Client, around: str) -> Non
         assert told[-1]["field"] == "negative_prompt"
         shown = api.get(f"/v1/pictures/{made.json()['imagewright']['pictures'][0]}")
         check(shown)
-        assert shown.json()["prompt"] == words.replace("\0", "\ufffd")
+        assert shown.json()["prompt"] == words
         check(httpx.get(shown.json()["url"]))
         check(api.get("/v1/pictures", params={"prompt": script, "limit": 1}))
         check(api.get(f"/v1/images/files/{httpx.QueryParams({'': words})}"))
