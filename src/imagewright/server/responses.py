@@ -33,7 +33,7 @@ from imagewright.server.jobs import Job
 from imagewright.server.response_object import Events, whole
 from imagewright.server.response_wire import Body, Said, Tool, heard, picture_of
 from imagewright.server.security import Caller, Maker
-from imagewright.server.settings import DAY, Settings
+from imagewright.server.settings import DAY
 from imagewright.server.streaming import EventStream
 from imagewright.server.turns import State
 from imagewright.server.waiting import while_connected
@@ -44,7 +44,8 @@ _HERE: dict[int | str, dict[str, Any]] = {
     200: {"description": "A response, or with `stream` its events", "content": {"text/event-stream": {}}},
     **failures(404, 409, 415, 499, 502, 504, 507),
 }
-_STREAMED = ("size", "quality", "background")  # a tool's fields that each step may use
+_OF_STEPS = ("size", "quality", "background")  # a tool's fields that each step may use
+SHORTLY = 3600.0  # s that pictures are kept that came along with what is not to be stored
 Json = dict[str, Any]
 
 
@@ -55,7 +56,8 @@ async def create(body: Body, http: Request, caller: Maker) -> Response:
     _check(body)
     said = await heard(http, caller, body.input)
     before = await run_in_threadpool(_before, http, caller, body.previous_response_id)
-    state, now = await run_in_threadpool(_joined, http, caller, said, before)
+    keep = SHORTLY if body.store is False else http.app.state.settings.keep_days * DAY
+    state, now = await run_in_threadpool(_joined, http, caller, said, before, keep)
     words = said.words or ("what is in the picture?" if said.order else "")
     if not words:
         raise errors.missing("the user's words", "input")
@@ -104,7 +106,9 @@ async def _answer(http: Request, body: Body, tool: Tool, job: Job) -> Response:
         over = await run_in_threadpool(desk.get, job.id)
         if over is None or over.state != jobs.FAILED or error.status in (499, 503):
             raise
-        return await run_in_threadpool(_json, over, store)
+        answer = await run_in_threadpool(_json, over, store)
+        await run_in_threadpool(ended, over)
+        return answer
     answer = await run_in_threadpool(_json, outcome.job, store, outcome.files)
     await run_in_threadpool(ended, outcome.job)
     return answer
@@ -209,8 +213,8 @@ def _before(http: Request, caller: Caller, response_id: str | None) -> State:
     return turns.after(job)
 
 
-def _joined(http: Request, caller: Caller, said: Said, before: State) -> tuple[State, Conversation]:
-    """The conversation with what came along in the input; new pictures are kept in the store."""
+def _joined(http: Request, caller: Caller, said: Said, before: State, keep: float) -> tuple[State, Conversation]:
+    """The conversation with what came along in the input; new pictures are kept in the store for `keep` seconds."""
     store: Store = http.app.state.store
     now, files, lossless = before.opened(store), dict(before.files), dict(before.lossless)
     given = {shown.id: (shown, image) for shown, image in said.given}
@@ -220,7 +224,7 @@ def _joined(http: Request, caller: Caller, said: Said, before: State) -> tuple[S
         known = {shown.id for shown in now.pictures}
         if id_ in given:
             shown, image = given[id_]
-            rows.append(_kept(http, caller, id_, image))
+            rows.append(_kept(http, caller, id_, image, keep))
             files[id_] = rows[-1].digest
         elif id_ not in known:
             shown, files[id_], pixels = recalled[id_]
@@ -237,14 +241,13 @@ def _joined(http: Request, caller: Caller, said: Said, before: State) -> tuple[S
     return state, state.opened(store)
 
 
-def _kept(http: Request, caller: Caller, id_: str, image: Image.Image) -> Row:
+def _kept(http: Request, caller: Caller, id_: str, image: Image.Image, keep: float) -> Row:
     """A picture that came along, in the store."""
     store: Store = http.app.state.store
-    settings: Settings = http.app.state.settings
     data, created = encode(image, "png"), time.time()
     return Row(
         id=id_, digest=store.save(data), media_type="image/png", width=image.width, height=image.height,
-        bytes=len(data), owner=caller.key_id, created=created, expires=created + settings.keep_days * DAY, kind="input",
+        bytes=len(data), owner=caller.key_id, created=created, expires=created + keep, kind="input",
     )  # fmt: skip
 
 
@@ -278,7 +281,7 @@ def _must_draw(choice: Any) -> bool:
 
 def _with_fields(plan: Plan, tool: Tool) -> tuple[Plan, list[str]]:
     """The plan with the tool's fields, which win over the words; its format is the order's (`_order`)."""
-    asked = {name: value for name, value in tool.fields().items() if name in _STREAMED}
+    asked = {name: value for name, value in tool.fields().items() if name in _OF_STEPS}
     steps, notes = [], []
     for step in plan.steps:
         fields = dict(step.fields)
