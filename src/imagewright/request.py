@@ -79,6 +79,7 @@ RANGES = {  # field: its name in an error, the least, the most
 
 Emphasis = tuple[int, int, float]  # from and to (characters of the prompt), weight
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}\Z")
+_UNFIT = re.compile(r"[\0\ud800-\udfff]")  # NUL, and halves of characters: no file or database takes them
 _BACKGROUNDS = ("auto", "transparent", "opaque", "white", "black")
 
 
@@ -193,6 +194,8 @@ class ImageRequest:
                 raise PromptError(
                     f"The {name} has {len(text):,} characters; at most {MAX_PROMPT:,} are allowed.", "Shorten it."
                 )
+            if _UNFIT.search(text):
+                raise PromptError(f"The {name} has characters that are no text.", "Write it in UTF-8, without NUL.")
         for start, end, weight in self.emphasis:
             _check_range("a weight in the prompt", weight, 0, 10)
             if not 0 <= start < end <= len(self.prompt):

@@ -3,31 +3,21 @@ answer says to browsers. Against a real server, most of it by raw sockets."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
-from gatehouse import bearer
-from PIL import Image
-from served import FAKE, data_url, drawn, failed, png, served
-from strangers import ADMIN, DRAW, TALK, belongings, body_of, counts, new_key, raw, read_all, routes, status
+from served import failed, served
+from strangers import ADMIN, DRAW, belongings, body_of, counts, raw, routes, status
 
-from imagewright.errors import RequestError
 from imagewright.server import guard, protocol
-from imagewright.server.app import create_app
-from imagewright.server.settings import Settings, read
+from imagewright.server.settings import Settings
 
 PAGE = "https://app.example"
 FORM = "multipart/form-data; boundary=x"

@@ -88,6 +88,13 @@ _UNTOLD = {  # they change no picture here
 }
 
 
+class Options(BaseModel):
+    """The options that are heard of; the others are taken and ignored, as the program's own clients send them all."""
+
+    model_config = ConfigDict(extra="allow")
+    sd_model_checkpoint: str | None = None
+
+
 class Drawing(BaseModel):
     """The body of txt2img. Fields that are not listed here are taken, and told of where they ask for something."""
 
@@ -107,7 +114,7 @@ class Drawing(BaseModel):
     enable_hr: bool | None = False
     hr_scale: float | None = Field(default=2.0, ge=1, le=8)
     denoising_strength: float | None = None
-    override_settings: dict[str, Any] | None = None
+    override_settings: Options | None = None
     send_images: bool | None = True
 
 
@@ -124,13 +131,6 @@ class PngInfo(BaseModel):
     """The body of png-info."""
 
     image: str
-
-
-class Options(BaseModel):
-    """The options that are heard of; the others are taken and ignored, as the program's own clients send them all."""
-
-    model_config = ConfigDict(extra="allow")
-    sd_model_checkpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,8 @@ async def set_options(body: Options, http: Request, caller: Maker) -> dict[str, 
 async def _draw(http: Request, caller: Caller, body: Drawing, fields: dict[str, Any]) -> dict[str, Any]:
     desk: Desk = http.app.state.desk
     order = _order(body, fields)
-    asked = (body.override_settings or {}).get("sd_model_checkpoint") or _chosen(http).get(caller.key_id)
+    override = body.override_settings or Options()
+    asked = override.sd_model_checkpoint or _chosen(http).get(caller.key_id)
     order = _within(order, await run_in_threadpool(_model, http, caller, asked, order))
     kind = "img2img" if "image" in fields else "txt2img"
     job = await desk.submit(caller, order, kind=kind, asked=asked, previews=3, request_id=http.state.request_id)
@@ -360,7 +361,7 @@ def _answer(body: Drawing, order: ImageRequest, outcome: Outcome) -> dict[str, A
         "job": outcome.job.id,
     }
     pictures = [_base64(file) for _, file in outcome.pictures] if body.send_images is not False else []
-    asked = body.model_dump(exclude={"init_images", "mask"})
+    asked = body.model_dump(exclude={"init_images", "mask", *(body.model_extra or {})})
     return {"images": pictures, "parameters": asked, "info": json.dumps(info)}
 
 

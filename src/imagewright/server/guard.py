@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+import orjson
 from fastapi import Request
 from starlette.middleware.cors import CORSMiddleware
 
@@ -26,6 +28,7 @@ from imagewright.server.settings import Settings
 
 log = logging.getLogger(__name__)
 GRACE, PACE = 30.0, 16 * 2**10  # a body comes at so many bytes a second at least, after so many seconds
+VALUES = 200_000  # of a JSON body, about
 ONCE = ("host", "origin", "authorization", "content-length", "content-type", "sec-fetch-site")
 METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE")
 ALWAYS = {  # where the answer itself says nothing else
@@ -36,6 +39,7 @@ ALWAYS = {  # where the answer itself says nothing else
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -79,6 +83,8 @@ class Guard:
         try:
             if _brings_body(scope):
                 await scope["app"].state.keys.caller(token_of(Request(scope)))
+                if _is_json(scope):
+                    receive = await _whole_json(receive)
             await self.app(scope, receive, answer)
         except Exception as error:
             if visit.begun:
@@ -107,6 +113,8 @@ class Guard:
                 403, "Pages of other sites may not use this server.", "The operator can add them to allowed_origins.",
                 code="foreign_origin",
             )  # fmt: skip
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            return _nul()
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             return ApiError(400, "The Content-Length is no number.", code="invalid_header")
@@ -168,9 +176,46 @@ class Visit:
         await self._send(message)
 
 
+def _nul() -> ApiError:
+    return ApiError(400, "There is a NUL character in the request.", "Send text without it.", code="invalid_value")
+
+
 def too_large(limit: int) -> ApiError:
     """A body of more than `limit` bytes."""
     return ApiError(413, f"The request is larger than {limit / 2**20:.4g} MiB.", "Send less.", code="too_large")
+
+
+async def _whole_json(receive: Receive) -> Receive:
+    """`receive` with the body in one piece, which is JSON. Raises ApiError.
+
+    JSON as its standard has it: no NaN, no half of a surrogate pair, not nested without end; also without NUL, and of so
+    many values only that reading it takes little more memory than it has itself.
+    """
+    parts, more = [], True
+    while more:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    body = b"".join(parts)
+    if sum(map(body.count, (b",", b"[", b"{"))) > VALUES:
+        raise ApiError(400, f"The body has more than {VALUES:,} values.", "Send less.", code="too_many_values")
+    try:
+        if body:
+            orjson.loads(body)
+    except ValueError as error:
+        raise ApiError(400, f"The body is no JSON: {error}.", code="invalid_json") from None
+    if b"\\u0000" in body and _NUL.search(body):
+        raise _nul()
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return first.pop() if first else await receive()
+
+    return again
+
+
+def _is_json(scope: Scope) -> bool:
+    return any(name == b"content-type" and b"json" in value.lower() for name, value in scope["headers"])
 
 
 def _brings_body(scope: Scope) -> bool:

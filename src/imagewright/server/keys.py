@@ -86,8 +86,8 @@ class Key:
             raise RequestError(f"There is no scope {sorted(unknown)[0]!r}.", "Use images, admin or both.")
         if self.period not in PERIODS:
             raise RequestError(f"There is no period {self.period!r}.", f"Use {', '.join(PERIODS)}.")
-        if not self.name.strip() or len(self.name) > 200:
-            raise RequestError("A key needs a name of 1 to 200 characters.", "Say who will use it.")
+        if not self.name.strip() or len(self.name) > 200 or not self.name.isprintable():
+            raise RequestError("A key needs a name of 1 to 200 plain characters.", "Say who will use it.")
         bounds = {
             "requests": (1, MAX_RATE),
             "images": (1, MAX_RATE),
