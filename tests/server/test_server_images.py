@@ -15,7 +15,7 @@ from gatehouse import Paid, shop
 from served import failed, opened, served
 
 from imagewright.provenance import metadata
-from imagewright.request import Capabilities, ImageRequest
+from imagewright.request import Adapter, Capabilities, ImageRequest
 from imagewright.server import answers, wire
 from imagewright.server.links import PATH
 from imagewright.watch import Watch
@@ -119,8 +119,9 @@ def test_what_cannot_be_is_refused_with_the_field_named(api: httpx.Client) -> No
         ({"partial_images": 2}, "partial_images", "invalid_value"),
         ({"nonsense": 1}, "nonsense", "unknown_parameter"),
         ({"imagewright": {"nonsense": 1}}, "imagewright.nonsense", "unknown_parameter"),
-        ({"adapters": ["/etc/passwd"]}, "adapters", "unknown_parameter"),
-        ({"embeddings": ["/etc/passwd"]}, "embeddings", "unknown_parameter"),
+        ({"adapters": [{"name": "/etc/passwd"}]}, "adapters", "invalid_value"),
+        ({"adapters": [{"model": "/etc/passwd"}]}, "adapters.0.name", "missing_required_parameter"),
+        ({"imagewright": {"embeddings": ["/etc/passwd"]}}, "embeddings", "invalid_value"),
         ({"controls": [{"model": "/etc"}]}, "controls", "unknown_parameter"),
         ({"seed": 1, "imagewright": {"seed": 2}}, "imagewright.seed", "invalid_value"),
         ({"model": "no-such-model"}, "model", "model_not_found"),
@@ -294,6 +295,24 @@ def test_a_hosted_service_gets_a_hash_of_the_end_user_and_its_own_words_are_told
     assert body["usage"] == usage and body["model"] == "service/m"
     told = {one["field"] for one in body["adjustments"]}
     assert told == {"model"}
+
+
+def test_adapters_go_by_the_names_that_the_operator_gave_them(tmp_path: Path) -> None:
+    seen: list[ImageRequest] = []
+
+    def act(request: ImageRequest, watch: Watch) -> dict[str, Any]:
+        seen.append(request)
+        return {}
+
+    can = Capabilities(size=(8, 8), features=("adapters", "embeddings"))
+    named = {"adapters": {"inks": "/loras/inks.safetensors"}, "embeddings": {"soft": "/words/soft.safetensors"}}
+    with served(tmp_path, shop(Paid("service", act, can)), default_model="service/m", **named) as api:
+        asked = {"adapters": [{"name": "inks", "weight": 0.5}], "embeddings": ["soft"]}
+        answer = generated(api, imagewright=asked)
+        assert answer.status_code == 200 and "/loras" not in answer.text
+        assert "inks" in failed(generated(api, adapters=[{"name": "/loras/inks.safetensors"}]), 400, param="adapters")
+    assert seen[0].adapters == (Adapter("/loras/inks.safetensors", 0.5),)
+    assert seen[0].embeddings == ("/words/soft.safetensors",) and len(seen) == 1
 
 
 def test_a_wish_that_only_others_know_is_adjusted(api: httpx.Client) -> None:

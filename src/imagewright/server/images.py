@@ -26,6 +26,7 @@ from imagewright.server.gateway import Gateway
 from imagewright.server.idempotency import Once
 from imagewright.server.jobs import Job
 from imagewright.server.security import Caller, Maker
+from imagewright.server.settings import Settings
 from imagewright.server.streaming import Event, EventStream
 from imagewright.server.waiting import while_connected
 from imagewright.server.wire import Edit, Generation, Output, Variation
@@ -144,7 +145,8 @@ async def _deliver(
 ) -> Response:
     """Submit the order, and answer as the body asks: with pictures, events, or (`background` too) the job."""
     desk: Desk = http.app.state.desk
-    order = _for_user(order, body, info)
+    settings: Settings = http.app.state.settings
+    order = _for_user(replace(order, **body.addons(settings.adapters, settings.embeddings)), body, info)
     _check_size(adapt(order, info.capabilities)[0])  # what cannot be done is said before anything waits
     background |= body.background is True or "respond-async" in http.headers.get("prefer", "")
     job = await desk.submit(

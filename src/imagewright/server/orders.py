@@ -12,11 +12,10 @@ from typing import Any
 from PIL import Image
 
 from imagewright.pictures import encode, open_picture
-from imagewright.request import Adjustment, Control, ImageRequest
+from imagewright.request import Adapter, Adjustment, Control, ImageRequest
 
 PICTURES = ("image", "mask")
 MANY_PICTURES = ("images", "style_images", "subject_images")
-SERVER_SIDE = ("adapters", "embeddings")  # name files of the machine: the operator's business, never a client's
 Save = Callable[[bytes, tuple[int, int]], str]  # the file and (width, height) -> its hash
 Load = Callable[[str], bytes]
 Json = dict[str, Any]
@@ -39,7 +38,7 @@ def to_json(request: ImageRequest, save: Save) -> Json:
             value = [kept(image) for image in value]
         elif field.name == "controls":
             value = [{"model": one.model, "image": kept(one.image), "weight": one.weight} for one in value]
-        elif field.name == "adjustments":
+        elif field.name in ("adapters", "adjustments"):
             value = [asdict(one) for one in value]
         found[field.name] = value
     return found
@@ -60,6 +59,8 @@ def from_json(kept: Mapping[str, Any], load: Load) -> ImageRequest:
     values["controls"] = tuple(
         Control(one["model"], picture(one["image"]), one["weight"]) for one in values.get("controls", ())
     )
+    values["adapters"] = tuple(Adapter(**one) for one in values.get("adapters", ()))
+    values["embeddings"] = tuple(values.get("embeddings", ()))
     values["adjustments"] = tuple(Adjustment(**one) for one in values.get("adjustments", ()))
     for name in ("size", "aspect"):
         if values.get(name) is not None:

@@ -25,6 +25,7 @@ class Settings:
     `admin_key` may do everything, also make keys; without it and without keys, everybody on this machine may do
     everything, and any other bind than loopback is refused. `models` maps what clients ask for to a model of ours;
     a name that is not listed there nor by the catalog goes to `default_model` only if it is one of the world's ids.
+    `adapters` and `embeddings` are the LoRAs and textual inversions that clients may ask for, by the operator's names.
     `routes`, `prices` and `planner` are those tables of the configuration (routes.py, prices.py, and who understands
     what is said in a conversation: conversation/remote.py).
     `work`: draw pictures in this process; without it, `imagewright worker` processes do. `slots`: jobs done at once on
@@ -42,6 +43,8 @@ class Settings:
     admin_key: str | None = field(default=None, repr=False)
     default_model: str | None = None
     models: Mapping[str, str] = field(default_factory=dict)
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    embeddings: Mapping[str, str] = field(default_factory=dict)
     routes: Mapping[str, Any] = field(default_factory=dict)
     prices: Mapping[str, Any] = field(default_factory=dict)
     planner: Mapping[str, Any] = field(default_factory=dict)
@@ -60,7 +63,7 @@ class Settings:
     coalesce: bool = True
 
     def __post_init__(self) -> None:
-        if not self.is_loopback and not self.admin_key:
+        if not self.is_loopback and not (self.admin_key or "").strip():
             raise RequestError(
                 f"The server would be open to everyone who can reach {self.host}.",
                 "Set IMAGEWRIGHT_ADMIN_KEY to a long random text, or leave --host at 127.0.0.1.",

@@ -1,9 +1,10 @@
 """The bodies of the Images API, and the ImageRequest that each stands for.
 
 Source: OpenAI's API (fields, limits, defaults). Beyond it, the fields of `Wishes` are understood, which are
-ImageRequest's own, at the top of a body or inside an object named `imagewright`. What names a file of this machine
-(adapters, embeddings, control models) is not among them. Looser than OpenAI: `n` up to 64, any size up to 4096 pixels
-a side, `background` may be a colour, and `true` there means: work in the background.
+ImageRequest's own, at the top of a body or inside an object named `imagewright`. None of them can name a file of this
+machine: LoRAs and textual inversions go by names that the operator gave them (Settings.adapters, .embeddings). Looser
+than OpenAI: `n` up to 64, any size up to 4096 pixels a side, `background` may be a colour, and `true` there means: work
+in the background.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from imagewright import prompt as language
 from imagewright.errors import PromptError
-from imagewright.request import FAMILIES, MAX_PROMPT, RANGES, Adjustment, ImageRequest
+from imagewright.request import FAMILIES, MAX_PICTURES, MAX_PROMPT, RANGES, Adapter, Adjustment, ImageRequest
 from imagewright.server.errors import ApiError
 
 MAX_URL = 20_971_520  # characters of an image's URL, as OpenAI's
@@ -43,6 +44,15 @@ def _ranged(name: str) -> Any:
 def _truth(value: Any) -> Any:
     """The words of a form that mean a bool."""
     return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+class Named(BaseModel):
+    """A LoRA that the operator has named, and its weight."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    weight: float = Field(default=1.0, ge=-10, le=10)
 
 
 class Wishes(BaseModel):
@@ -75,6 +85,8 @@ class Wishes(BaseModel):
     feather: int | None = _ranged("feather")
     style_weight: float | None = _ranged("style_weight")
     subject_weight: float | None = _ranged("subject_weight")
+    adapters: list[Named] | None = Field(default=None, max_length=MAX_PICTURES)
+    embeddings: list[str] | None = Field(default=None, max_length=MAX_PICTURES, description="By the operator's names.")
     prompt_language: bool | None = Field(default=None, description="Read the prompt as the prompt language.")
 
 
@@ -125,7 +137,8 @@ class Output(Wishes):
     def fields(self) -> tuple[dict[str, Any], list[Adjustment]]:
         """The fields of the ImageRequest, without the prompt, and what could not be kept. Raises ApiError."""
         found, said = self._wishes(), list[Adjustment]()
-        found.pop("prompt_language", None)
+        for name in ("prompt_language", "adapters", "embeddings"):  # which are not the request's own
+            found.pop(name, None)
         for name in ("n", "quality", "output_format", "output_compression"):
             if (value := getattr(self, name)) is not None:
                 found[name] = value
@@ -151,6 +164,16 @@ class Output(Wishes):
         """A hash of the end user that the client names."""
         named = self.safety_identifier or self.user
         return hashlib.sha256(named.encode("utf-8", "replace")).hexdigest()[:32] if named else None
+
+    def addons(self, adapters: Mapping[str, str], embeddings: Mapping[str, str]) -> dict[str, Any]:
+        """The LoRAs and textual inversions that the operator's names stand for. Raises ApiError."""
+        wishes = self._wishes()
+        chosen = [
+            Adapter(_of_operator(adapters, one["name"], "adapters"), one["weight"])
+            for one in wishes.get("adapters", ())
+        ]
+        files = [_of_operator(embeddings, name, "embeddings") for name in wishes.get("embeddings", ())]
+        return {"adapters": tuple(chosen), "embeddings": tuple(files)}
 
     @property
     def reads_language(self) -> bool:
@@ -261,6 +284,12 @@ def inlined(kind: type[BaseModel]) -> dict[str, Any]:
 
     found: dict[str, Any] = put(schema)
     return found
+
+
+def _of_operator(names: Mapping[str, str], name: str, param: str) -> str:
+    if name not in names:
+        raise _refused(param, f"There is no {name[:80]!r} here.", f"There are: {', '.join(names) or 'none'}.")
+    return names[name]
 
 
 def _refused(param: str, message: str, fix: str) -> ApiError:
