@@ -30,6 +30,12 @@ def queue(database: Database) -> Database:  # noqa: F811
     return database
 
 
+def claimed(queue: Database, worker: str, pool: str, lease: float, together: int = 1) -> list[Job]:
+    batch = jobs.claim(queue, worker, pool, lease, together)
+    assert batch is not None
+    return batch
+
+
 def entered(queue: Database, id: str, **values: Any) -> Job:
     given = {"owner": "anna", "kind": "generate", "asked": None, "model": "m", "order": {"prompt": "a fox"}}
     with queue.write() as connection:
@@ -75,24 +81,24 @@ def test_a_job_is_kept_as_it_was_accepted(queue: Database) -> None:
 def test_the_most_urgent_comes_first_then_the_oldest(queue: Database) -> None:
     for index, priority in enumerate([0, 5, 0, 5, -5]):
         entered(queue, f"{index}", priority=priority)
-    assert [job.id for _ in range(6) for job in jobs.claim(queue, "w", "local", 60)] == ["1", "3", "0", "2", "4"]
+    assert [job.id for _ in range(6) for job in claimed(queue, "w", "local", 60)] == ["1", "3", "0", "2", "4"]
 
 
 def test_a_worker_takes_only_jobs_of_its_pool(queue: Database) -> None:
     entered(queue, "a", pool="hosted")
-    assert jobs.claim(queue, "w", "local", 60) == []
+    assert claimed(queue, "w", "local", 60) == []
     with queue.read() as connection:
         assert jobs.waiting(connection) == ["hosted"]
-    assert [job.id for job in jobs.claim(queue, "w", "hosted", 60)] == ["a"]
+    assert [job.id for job in claimed(queue, "w", "hosted", 60)] == ["a"]
 
 
 def test_jobs_of_one_lane_are_taken_together(queue: Database) -> None:
     for index, lane in enumerate(["x", "y", "x", None, "x", "x"]):
         entered(queue, f"{index}", lane=lane)
-    assert [job.id for job in jobs.claim(queue, "w", "local", 60, together=3)] == ["0", "2", "4"]
-    assert [job.id for job in jobs.claim(queue, "w", "local", 60, together=3)] == ["1"]
-    assert [job.id for job in jobs.claim(queue, "w", "local", 60, together=3)] == ["3"]
-    assert [job.id for job in jobs.claim(queue, "w", "local", 60, together=3)] == ["5"]
+    assert [job.id for job in claimed(queue, "w", "local", 60, together=3)] == ["0", "2", "4"]
+    assert [job.id for job in claimed(queue, "w", "local", 60, together=3)] == ["1"]
+    assert [job.id for job in claimed(queue, "w", "local", 60, together=3)] == ["3"]
+    assert [job.id for job in claimed(queue, "w", "local", 60, together=3)] == ["5"]
 
 
 def test_a_job_is_taken_as_it_is_accepted_unless_others_wait(queue: Database) -> None:
@@ -117,7 +123,7 @@ def test_no_job_is_taken_twice_by_many_workers(queue: Database) -> None:
     def work(number: int) -> list[str]:
         start.wait()
         taken = []
-        while batch := jobs.claim(queue, f"w{number}", "local", 60, together=3):
+        while batch := claimed(queue, f"w{number}", "local", 60, together=3):
             taken += [job.id for job in batch]
         return taken
 
@@ -165,10 +171,10 @@ def test_a_full_queue_says_when_to_come_back_by_its_pace(queue: Database) -> Non
 
 def test_only_the_worker_that_has_a_job_can_end_it_and_only_once(queue: Database) -> None:
     entered(queue, "a")
-    [first] = jobs.claim(queue, "w1", "local", 60)
+    [first] = claimed(queue, "w1", "local", 60)
     age(queue, "a", 1)
     assert lost(queue) == ["a"] and take_back(queue, ["a"]) == []
-    [second] = jobs.claim(queue, "w2", "local", 60)
+    [second] = claimed(queue, "w2", "local", 60)
     assert not finish(queue, first)
     assert finish(queue, second) and not finish(queue, second)
     assert now(queue, "a").worker == "w2"
@@ -176,16 +182,16 @@ def test_only_the_worker_that_has_a_job_can_end_it_and_only_once(queue: Database
 
 def test_a_worker_that_got_its_lost_job_again_ends_it_once(queue: Database) -> None:
     entered(queue, "a")
-    [first] = jobs.claim(queue, "w", "local", 60)
+    [first] = claimed(queue, "w", "local", 60)
     take_back(queue, ["a"])
-    [second] = jobs.claim(queue, "w", "local", 60)
+    [second] = claimed(queue, "w", "local", 60)
     assert not finish(queue, first) and finish(queue, second)
 
 
 def test_leases_are_renewed_for_what_is_at_work_only(queue: Database) -> None:
     for id in ("a", "b"):
         entered(queue, id)
-        jobs.claim(queue, "w", "local", 60)
+        claimed(queue, "w", "local", 60)
         age(queue, id, 1)
     with queue.write() as connection:
         assert jobs.beat(connection, "w", ["a", "x"], 60) == {"a"}
@@ -195,7 +201,7 @@ def test_leases_are_renewed_for_what_is_at_work_only(queue: Database) -> None:
 
 def test_a_lease_from_before_the_clock_was_set_back_does_not_last(queue: Database) -> None:
     entered(queue, "a")
-    jobs.claim(queue, "w", "local", 60)
+    claimed(queue, "w", "local", 60)
     age(queue, "a", -2 * jobs.FAR)
     assert lost(queue) == ["a"]
 
@@ -203,17 +209,29 @@ def test_a_lease_from_before_the_clock_was_set_back_does_not_last(queue: Databas
 def test_a_job_that_takes_its_workers_down_is_given_up(queue: Database) -> None:
     entered(queue, "a")
     for _ in range(jobs.ATTEMPTS - 1):
-        jobs.claim(queue, "w", "local", 60)
+        claimed(queue, "w", "local", 60)
         assert take_back(queue, ["a"]) == []
-    jobs.claim(queue, "w", "local", 60)
+    claimed(queue, "w", "local", 60)
     [over] = take_back(queue, ["a"])
     assert over.id == "a" and finish(queue, over, jobs.FAILED)
+
+
+def test_a_job_whose_workers_died_is_begun_alone(queue: Database) -> None:
+    for id in ("a", "b", "c"):
+        entered(queue, id, lane="x")
+    for _ in range(jobs.SUSPECT):
+        assert [job.id for job in jobs.claim(queue, "w", "local", 60) or ()] == ["a"]
+        take_back(queue, ["a"])
+    assert jobs.claim(queue, "w", "local", 60, together=3, busy=True) is None
+    assert [job.id for job in jobs.claim(queue, "w", "local", 60, together=3) or ()] == ["a"]
+    assert [job.id for job in jobs.claim(queue, "w", "local", 60, together=3, busy=True) or ()] == ["b", "c"]
+    assert jobs.claim(queue, "w", "local", 60, busy=True) == []
 
 
 def test_to_be_put_back_is_no_attempt(queue: Database) -> None:
     entered(queue, "a")
     for _ in range(2 * jobs.ATTEMPTS):
-        assert len(jobs.claim(queue, "w", "local", 60)) == 1
+        assert len(claimed(queue, "w", "local", 60)) == 1
         assert take_back(queue, worker="w") == []
     assert now(queue, "a").attempts == 0
     assert take_back(queue, worker="other") == []
@@ -222,7 +240,7 @@ def test_to_be_put_back_is_no_attempt(queue: Database) -> None:
 def test_cancelling_ends_what_waits_and_marks_what_runs(queue: Database) -> None:
     for id in ("a", "b"):
         entered(queue, id)
-    [running] = jobs.claim(queue, "w", "local", 60)
+    [running] = claimed(queue, "w", "local", 60)
 
     def cancel(id: str) -> bool:
         with queue.write() as connection:
@@ -252,7 +270,7 @@ def test_pages_hold_the_newest_first_and_nobody_elses(queue: Database) -> None:
 def test_what_ended_long_ago_is_swept(queue: Database) -> None:
     for id in ("a", "b", "c"):
         entered(queue, id)
-    [job] = jobs.claim(queue, "w", "local", 60)
+    [job] = claimed(queue, "w", "local", 60)
     finish(queue, job)
     with queue.write() as connection:
         assert jobs.sweep(connection, time.time() - 60) == 0
@@ -277,7 +295,7 @@ def test_on_one_machine_nobody_waits_for_the_lease_of_the_dead(tmp_path: Path) -
     queue = Database(f"sqlite:///{tmp_path}/q.db")
     queue.create()
     entered(queue, "a")
-    jobs.claim(queue, jobs.worker_id(), "local", 60)
+    claimed(queue, jobs.worker_id(), "local", 60)
     assert lost(queue) == []
     with queue.write() as connection:
         connection.execute(sa.update(jobs.jobs).values(worker=f"{socket.gethostname()}:{os.getpid()}:dead"))

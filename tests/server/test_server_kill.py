@@ -58,6 +58,7 @@ class Load:
                     return
                 if answer.status_code == 202:
                     self.jobs.append(answer.json()["id"])
+                    time.sleep(0.05)
                 elif answer.status_code == 200:
                     self.pictures += answer.json()["imagewright"]["pictures"]
                 else:

@@ -177,7 +177,7 @@ def test_pages(api: httpx.Client) -> None:
 
 
 def test_jobs_that_are_not_there(api: httpx.Client) -> None:
-    for id in ("job_x", "x", "job_%00", "job_" + "a" * 99, "job_%F0%9F%A6%8A"):
+    for id in ("job_x", "x", "job_" + "a" * 99, "job_%F0%9F%A6%8A"):
         failed(api.get(f"/v1/jobs/{id}"), 404)
         failed(api.get(f"/v1/jobs/{id}/events"), 404)
         failed(api.post(f"/v1/jobs/{id}/cancel"), 404)

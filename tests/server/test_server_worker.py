@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,21 @@ def test_jobs_of_the_dead_are_taken_at_the_start_or_given_up(tmp_path: Path) -> 
         b, c = now(api, "job_b"), now(api, "job_c")
         assert b.state == jobs.FAILED and b.error is not None and "several times" in b.error["message"]
         assert c.state == jobs.CANCELLED and c.error is not None and c.error["code"] == "cancelled"
+
+
+def test_a_job_whose_workers_died_is_done_alone(tmp_path: Path, slow_log: Path) -> None:
+    with served(tmp_path, default_model=SLOW) as api:
+        for seed in range(5):
+            order = {"prompt": "sleep=0.01", "seed": seed}
+            attempts = jobs.SUSPECT if seed == 2 else 0
+            job = Job(id=f"job_{seed}", owner="local", kind="generate", asked=None, model=SLOW, order=order)
+            with parts(api)[1].write() as connection:
+                jobs.add(connection, replace(job, attempts=attempts), 10)
+        until(lambda: all(now(api, f"job_{seed}").state == jobs.DONE for seed in range(5)))
+    found = [(step.what, step.seed) for step in steps(slow_log) if step.what != "step"]
+    begun = found.index(("begin", 2))
+    assert found[begun + 1] == ("end", 2)
+    assert {what for what, _ in found[:begun]} <= {"begin", "end"} and begun % 2 == 0
 
 
 def test_what_is_old_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

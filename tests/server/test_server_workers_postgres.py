@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from databases import postgres  # noqa: F401
+from databases import postgres, restart_postgres, start_postgres, stop_postgres  # noqa: F401
 from processes import SLOW, Process, check_pictures, client, no_parts, running, states, steps, until
 
 from imagewright.database import Database
@@ -102,6 +103,35 @@ def test_what_waits_elsewhere_is_seen_stopped_and_drained_here(
 
 def _urgent(seed: int) -> dict[str, Any]:
     return {"type": "image.generation", "request": {"prompt": "a", "seed": seed}, "priority": 5}
+
+
+def test_a_postgres_that_starts_again_loses_nothing(tmp_path: Path, slow_log: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="iw-pg-"))
+    url = start_postgres(folder)
+    if url is None:
+        pytest.skip("Postgres is not installed")
+    place = ["--database", url, "--folder", str(tmp_path), "--pictures", str(tmp_path / "shared"), "-m", SLOW]
+    with (
+        running(tmp_path / "log", "serve", "--port", "0", "--no-work", *place) as server,
+        running(tmp_path / "log1", "worker", *place) as worker,
+        client(server) as api,
+    ):
+        ids = [give(api, seed, "sleep=0.02") for seed in range(20)]
+        until(lambda: sum(step.what == "end" for step in steps(slow_log)) > 3)
+        restart_postgres(folder)
+
+        def done() -> bool:
+            answers = [api.get(f"/v1/jobs/{id}") for id in ids]
+            assert {answer.status_code for answer in answers} <= {200, 503}
+            return all(answer.status_code == 200 and answer.json()["status"] == "completed" for answer in answers)
+
+        until(done, 60)
+        assert api.post(GENERATE, json={"prompt": "a"}).status_code == 200
+        assert "Traceback" not in worker.said + server.said
+    database = Database(url)
+    check_pictures(database, Store(database, str(tmp_path / "shared")))
+    database.close()
+    stop_postgres(folder)
 
 
 def test_a_database_that_is_not_there_is_said(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from imagewright.server.errors import ApiError
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 OPEN = (QUEUED, RUNNING)
-ATTEMPTS = 3  # a job that took three workers down with it is at fault itself
+SUSPECT = 2  # a job whose worker died so often is done alone from then on, so that it takes no others with it
+ATTEMPTS = 8  # and one that was begun so often is at fault itself
 FAR = 3600.0  # s: a lease that ends later was given before the clock was set back
 PACE = 60.0  # s over which the pace is measured
 _LOCK = 7236947  # of Postgres, for who adds to the queue
@@ -176,15 +177,21 @@ def add(connection: sa.Connection, job: Job, bound: int, worker: str | None = No
     return job
 
 
-def claim(database: Database, worker: str, pool: str, lease: float, together: int = 1) -> list[Job]:
-    """The next job of a pool, with up to `together` - 1 more of its lane; [] if none waits."""
+def claim(
+    database: Database, worker: str, pool: str, lease: float, together: int = 1, busy: bool = False
+) -> list[Job] | None:
+    """The next job of a pool, with up to `together` - 1 more of its lane; [] if none waits. None where the next one is
+    a suspect, which must be done alone, and the worker is `busy`."""
     queued = (jobs.c.state == QUEUED) & (jobs.c.pool == pool)
     waiting = sa.select(jobs).where(queued).order_by(jobs.c.priority.desc(), jobs.c.created, jobs.c.id)
     waiting = waiting.with_for_update(skip_locked=True)
     with database.write() as connection:
         rows = list(connection.execute(waiting.limit(1)).all())
-        if rows and together > 1 and rows[0].lane is not None:
-            same = waiting.where(jobs.c.lane == rows[0].lane, jobs.c.id != rows[0].id)
+        suspect = bool(rows) and rows[0].attempts >= SUSPECT
+        if suspect and busy:
+            return None
+        if rows and not suspect and together > 1 and rows[0].lane is not None:
+            same = waiting.where(jobs.c.lane == rows[0].lane, jobs.c.id != rows[0].id, jobs.c.attempts < SUSPECT)
             rows += connection.execute(same.limit(together - 1)).all()
         taken = {"state": RUNNING, "worker": worker, "started": time.time()}
         update = jobs.update().where(jobs.c.id.in_([row.id for row in rows]))

@@ -69,6 +69,7 @@ class Worker:
         self._stops: dict[str, Stop] = {}
         self._ending, self._bell, self._claiming = threading.Event(), threading.Event(), threading.Lock()
         self._hurried = False
+        self._alone: str | None = None  # the suspect that is being done, see jobs.SUSPECT
         self._threads: list[threading.Thread] = []
         self._hands = ThreadPoolExecutor(local + HOSTED, thread_name_prefix="work")
 
@@ -122,7 +123,8 @@ class Worker:
     def seat(self, pool: str) -> Pool | None:
         """A free seat for a job that is about to be accepted, see `accepted`; None: there is none, or others wait."""
         found = self.pools[pool]
-        if self._ending.is_set() or found.maybe or not found.free.acquire(blocking=False):
+        kept = self._ending.is_set() or self._alone is not None or found.maybe
+        if kept or not found.free.acquire(blocking=False):
             return None
         return found
 
@@ -169,18 +171,19 @@ class Worker:
 
     def _claim(self, pool: Pool) -> list[Job]:
         with self._claiming:
-            if self._ending.is_set():
+            if self._ending.is_set() or self._alone is not None:
                 return []
-            pool.maybe = False  # before the look: who accepts a job after it says so again
+            pool.maybe, batch = False, None  # before the look: who accepts a job after it says so again
             try:
-                batch = jobs.claim(self.database, self.id, pool.name, self.settings.lease, pool.together)
-            except Exception:
-                pool.maybe = True
-                raise
-            for job in batch:
-                pool.maybe = True  # and more, perhaps
+                busy, lease = bool(self._stops), self.settings.lease
+                batch = jobs.claim(self.database, self.id, pool.name, lease, pool.together, busy)
+            finally:
+                pool.maybe |= batch != []  # and more, perhaps
+            for job in batch or ():
                 self._stops[job.id] = Stop()
-            return batch
+                if job.attempts > jobs.SUSPECT:
+                    self._alone = job.id
+            return batch or []
 
     def _work(self, pool: Pool, batch: Sequence[Job]) -> None:
         """One job after the other, until none waits; then the seat is free."""
@@ -192,7 +195,7 @@ class Worker:
             log.warning("the queue cannot be read: %s", error)
         finally:
             pool.free.release()
-            if pool.maybe:
+            if any(one.maybe for one in self.pools.values()):
                 self._bell.set()
 
     def _do(self, batch: Sequence[Job]) -> None:
@@ -231,6 +234,10 @@ class Worker:
             log.exception("job %s could not be ended", job.id)
         finally:
             self._stops.pop(job.id, None)
+            if self._alone == job.id:
+                self._alone = None
+                for pool in self.pools:  # the others have waited
+                    self.wake(pool)
 
     def _look(self) -> None:
         """Seats for what waits; stops for what was cancelled elsewhere."""
@@ -265,8 +272,9 @@ class Worker:
             finally:
                 if not batch:
                     pool.free.release()
-            if batch:
-                self._submit(pool, batch)
+            if not batch:
+                return
+            self._submit(pool, batch)
 
     def _beat(self) -> None:
         while not self._ending_in(self.settings.lease / 3):
