@@ -52,6 +52,19 @@ def test_what_the_service_says_comes_first() -> None:
     assert prices.cost("e/m", True, ImageRequest(prompt="x"), result({})) == 500_000
 
 
+def test_every_try_is_paid_for() -> None:
+    request = ImageRequest(prompt="x", n=2, best_of=3, quality="low")
+    chosen = {"refine": [{"step": "choose", "tried": 3}], "usage": used(1, 0, 272), "cost": 0.01}
+    prices = Prices({"e/m": {"image": 0.01}})
+    assert prices.estimate("e/m", True, request) == prices.cost("e/m", True, request, result(chosen, chosen)) == 60_000
+    assert prices.estimate("e/m", True, ImageRequest(prompt="x", min_match=0.5)) == 80_000
+    assert prices.estimate("e/m", True, ImageRequest(prompt="x", min_match=0.5, max_tries=3)) == 30_000
+    told = {**chosen, "cost": None}
+    assert Prices({}).cost(GPT, True, request, result(told, told)) == 6 * (5 + 272 * 30)
+    estimate = Prices({}).estimate(GPT, True, request)
+    assert estimate is not None and estimate >= 6 * (5 + 272 * 30)
+
+
 def test_local_models_cost_nothing_unless_the_operator_says_so() -> None:
     request = ImageRequest(prompt="x", n=2)
     assert Prices({}).estimate("embedded/mini", False, request) == 0

@@ -88,6 +88,18 @@ class Try:
         return {"seed": self.seed, "scores": scores, "reason": ", ".join(misses) or "another scores higher"}
 
 
+def most_tries(request: ImageRequest) -> int:
+    """How often each picture of `request` may be drawn."""
+    bars = request.min_match is not None or request.min_realism is not None
+    return max(request.best_of, request.max_tries or TRIES) if bars else request.best_of
+
+
+def tries(record: Mapping[str, Any]) -> int:
+    """How often the picture of a record was drawn until it was chosen."""
+    steps = record.get("refine") or ()
+    return next((int(step["tried"]) for step in steps if step["step"] == "choose"), 1)
+
+
 def choose(draw: Draw, request: ImageRequest, judges: Judges, watch: Watch = Watch()) -> ImageResult:
     """The pictures of `request`, each the best of `best_of`; drawn on, up to `max_tries`, until one reaches the bars
     (`min_match`, `min_realism`). Without any of these: simply drawn.
@@ -107,11 +119,11 @@ def choose(draw: Draw, request: ImageRequest, judges: Judges, watch: Watch = Wat
     if missing or not panel:
         raise UnsupportedError(f"No judge of {missing[0] if missing else 'pictures'} is at hand.", "Do without.")
     panel = [one for one in panel if one is panel[0] or one.name in bars]  # the first ranks, others where asked
-    tries = max(request.best_of, request.max_tries or TRIES) if bars else request.best_of
+    most = most_tries(request)
     chosen: list[ImageResult] = []
     for index in range(request.n):
-        progress = _progress(watch, index * tries, request.n * tries)
-        attempts = _attempts(draw, replace(request, n=1), tries, progress)
+        progress = _progress(watch, index * most, request.n * most)
+        attempts = _attempts(draw, replace(request, n=1), most, progress)
         tried: list[Try] = []
         for result in attempts:
             tried.append(_judged(result, request.prompt, panel, bars))

@@ -14,7 +14,8 @@ which is not nothing. Source of the built-in prices: third parties' notes of Ope
 square pictures as seen in answers, which grow with the pixels.
 
 The estimate is a bound: every byte of the words counts as a token, `auto` as high quality and as the largest of the
-usual sizes, each picture that is brought along as INPUT tokens. A service that tells its cost is believed.
+usual sizes, each picture that is brought along as INPUT tokens, each try of `best_of` and the like as a picture. A
+service that tells its cost is believed; tries that were rejected count like the one that was kept.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from imagewright.errors import ConfigError
+from imagewright.refine.choose import most_tries, tries
 from imagewright.request import ImageRequest, ImageResult
 
 INPUT = 8_000  # tokens that a picture brought along counts as, at most
@@ -54,24 +56,29 @@ class Price:
 
     def bound(self, request: ImageRequest) -> int:
         """What `request` may cost at most, in µ$."""
+        drawn = request.n * most_tries(request)
         if self.tokens:
             pixels = request.size[0] * request.size[1] if request.size else USUAL
             square = self.square.get(request.quality, max(self.square.values()))
-            output = request.n * math.ceil(square * max(pixels, SQUARE) / SQUARE)
+            output = math.ceil(square * max(pixels, SQUARE) / SQUARE)
             text = len(request.prompt.encode()) + len(request.negative_prompt.encode())
-            return self._of_tokens(text, INPUT * _brought(request), output)
+            return drawn * self._of_tokens(text, INPUT * _brought(request), output)
         if self.image:
-            return request.n * self._dearest(request.quality, request.size)
-        return request.n * self.most
+            return drawn * self._dearest(request.quality, request.size)
+        return drawn * self.most
 
     def cost(self, request: ImageRequest, result: ImageResult) -> int:
         """What a result did cost by its usage, its pictures or its seconds, in µ$."""
         if self.tokens:
-            used = [_tokens(usage) for usage in _usages(result)]
+            used = _usages(result)
             return sum(self._of_tokens(*tokens) for tokens in used) if used else self.bound(request)
+        drawn = [tries(made) for made in result.records]
         if self.image:
-            return sum(self._of_picture(request.quality, image.size) for image in result.images)
-        return min(len(result) * self.most, math.ceil(self.second * result.seconds))
+            sizes = [image.size for image in result.images]
+            return sum(
+                count * self._of_picture(request.quality, size) for count, size in zip(drawn, sizes, strict=True)
+            )
+        return min(sum(drawn) * self.most, math.ceil(self.second * result.seconds))
 
     def _of_tokens(self, text: int, image: int, output: int) -> int:
         of = self.tokens
@@ -133,17 +140,21 @@ def _brought(request: ImageRequest) -> int:
 
 def _told(result: ImageResult) -> int | None:
     """The dollars that the service named; what a call for several pictures did cost stands with the first of them."""
-    told = [record["cost"] for record in result.records if isinstance(record.get("cost"), int | float)]
-    return math.ceil(sum(Decimal(str(dollars)) for dollars in told) * _DOLLAR) if told else None
+    told = [
+        tries(made) * Decimal(str(made["cost"])) for made in result.records if isinstance(made.get("cost"), int | float)
+    ]
+    return math.ceil(sum(told) * _DOLLAR) if told else None
 
 
-def _usages(result: ImageResult) -> list[Mapping[str, Any]]:
-    return [record["usage"] for record in result.records if isinstance(record.get("usage"), Mapping)]
+def _usages(result: ImageResult) -> list[tuple[int, int, int]]:
+    """Tokens of text, of pictures, and out, as often as each picture was drawn."""
+    told = [(made["usage"], tries(made)) for made in result.records if isinstance(made.get("usage"), Mapping)]
+    return [tokens for usage, count in told for tokens in [_tokens(usage)] * count]
 
 
 def usage_of(result: ImageResult) -> tuple[int, int]:
     """The tokens that went into a result and that came out of it, as the service counted them."""
-    counted = [_tokens(usage) for usage in _usages(result)]
+    counted = _usages(result)
     return sum(text + image for text, image, _ in counted), sum(output for *_, output in counted)
 
 
