@@ -16,6 +16,7 @@ from gatehouse import CENT, Paid, bearer, entered, gateway, key_row, new_key, se
 from imagewright.database import Database
 from imagewright.errors import ProviderError
 from imagewright.server import allowance, jobs, keys, usage
+from imagewright.server.admin import to_json
 from imagewright.server.errors import ApiError
 from imagewright.server.gateway import Gateway
 from imagewright.server.jobs import Job
@@ -141,6 +142,7 @@ def test_a_budget_begins_anew_with_its_period(
         with pytest.raises(ApiError):
             entered(found, tables, caller)
         return
+    assert to_json(key_row(tables, caller))["spent"] == 0  # also before the first order of the new period
     entered(found, tables, caller)
     with pytest.raises(ApiError):  # what is at work still counts
         entered(found, tables, caller)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from imagewright.database import Database
 from imagewright.server import keys, usage
+from imagewright.server.allowance import since
 from imagewright.server.keys import Key
 from imagewright.server.security import Maker, Operator
 
@@ -117,8 +119,10 @@ async def rotate(http: Request, caller: Operator, key_id: str) -> Json:
 
 
 def to_json(key: Key) -> Json:
-    """A key as clients see it."""
+    """A key as clients see it; `spent` is of the current period."""
     shown = {name: getattr(key, name) for name in Key.__dataclass_fields__ if name != "since"}
+    if key.since != since(key.period, time.time()):
+        shown["spent"] = 0
     money = {name: None if shown[name] is None else shown[name] / _MICRO for name in ("budget", "spent", "reserved")}
     return {"object": "key", **shown, **money}
 
