@@ -188,8 +188,8 @@ def too_large(limit: int) -> ApiError:
 async def _whole_json(receive: Receive) -> Receive:
     """`receive` with the body in one piece, which is JSON. Raises ApiError.
 
-    JSON as its standard has it: no NaN, no half of a surrogate pair, not nested without end; also without NUL, and of so
-    many values only that reading it takes little more memory than it has itself.
+    JSON as its standard has it: no NaN, no half of a surrogate pair, not nested without end; also without NUL, and of
+    so many values only that reading it takes little more memory than it has itself.
     """
     parts, more = [], True
     while more:
