@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from databases import postgres  # noqa: F401
 from gatehouse import CENT, Paid, bearer, key_row, new_key, server
 from PIL import Image
 from served import data_url, drawn, events, failed, hole, png, served
@@ -321,6 +322,15 @@ def test_a_turn_outlives_the_server_that_accepted_it(tmp_path: Path) -> None:
         done = _waited(api, begun["id"])
         assert done["status"] == "completed" and done["imagewright"]["steps"] == ["generate", "edit"]
         assert calls(said(api, "wider", previous_response_id=done["id"]))
+
+
+def test_turns_are_kept_in_postgres_too(tmp_path: Path, postgres: str) -> None:  # noqa: F811
+    with served(tmp_path, database=postgres, pictures=str(tmp_path / "pictures")) as api:
+        one = said(api, "draw a cat, 64x64")
+        two = said(api, "put it on a red background", previous_response_id=one["id"])
+        assert file(said(api, "undo", previous_response_id=two["id"])) == file(one)
+        assert calls(said(api, [user("wider"), {"type": "image_generation_call", "id": calls(two)[0]["id"]}]))
+        assert api.delete(f"/v1/responses/{two['id']}").json()["deleted"] is True
 
 
 def test_the_configuration_chooses_the_planner(tmp_path: Path) -> None:
