@@ -246,6 +246,17 @@ def test_what_cannot_be_is_said_in_openais_form(api: httpx.Client, what: str) ->
     failed(answer, 404 if what == "a model" else 400, **({"param": param} if param else {}))
 
 
+def test_a_default_that_changes_no_pictures_gives_way(tmp_path: Path) -> None:
+    with served(tmp_path, default_model="embedded/stickers-gan") as api:
+        cat = said(api, "draw a cat, 64x64")
+        smile = said(api, "make it smile", previous_response_id=cat["id"])
+        assert cat["imagewright"]["model"] == "embedded/stickers-gan" != smile["imagewright"]["model"]
+        named = said(
+            api, "make it smile", previous_response_id=cat["id"], tools=[{**TOOLS[0], "model": "stickers-gan"}]
+        )
+        assert named["status"] == "failed" and calls(named)[0]["error"]["code"] == "unsupported"
+
+
 def test_ids_of_strangers_lead_nowhere(tmp_path: Path) -> None:
     with server(tmp_path, Paid("paid", can=Capabilities(size=(8, 8), image=True, features=("instruction",)))) as api:
         _, mine = new_key(api.app.state.database)  # type: ignore[attr-defined]

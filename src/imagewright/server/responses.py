@@ -78,7 +78,7 @@ async def create(body: Body, http: Request, caller: Maker) -> Response:
         caller,
         order,
         kind=turns.KIND,
-        asked=tool.model,
+        asked=await run_in_threadpool(_drawn_by, http, caller, tool, plan),
         background=body.background is True,
         previews=tool.partial_images or 0,
         reply=kept,
@@ -273,6 +273,17 @@ def _planned(
     if not makes and _must_draw(body.tool_choice):
         plan = _planner(http).plan(words, now, styles, "edit" if now.last is not None else "generate")
     return _with_fields(plan, tool)
+
+
+def _drawn_by(http: Request, caller: Caller, tool: Tool, plan: Plan) -> str | None:
+    """The model to ask for: the tool's, or where a picture is changed and the default cannot do that, one that can."""
+    if all(step.action in ("generate", "answer") for step in plan.steps):
+        return tool.model
+    gateway: Gateway = http.app.state.gateway
+    blank = Image.new("RGB", (1, 1))
+    choice = gateway.choose(caller, tool.model, ImageRequest(prompt="a change", image=blank))
+    gives_way = any(one.field == "model" and "takes no pictures" in one.reason for one in choice.adjustments)
+    return choice.model if gives_way else tool.model
 
 
 def _must_draw(choice: Any) -> bool:
