@@ -90,6 +90,26 @@ def test_200_requests_at_the_limit_never_overspend(tables: Database, turn: int) 
     assert (total["requests"], total["cost"]) == (len(accepted), key.spent)
 
 
+def test_the_keys_row_alone_holds_the_budget(tables: Database) -> None:
+    """Without the lock that those who add to the queue of Postgres share."""
+    caller, _ = new_key(tables, budget=20 * CENT, requests=1000)
+
+    def one(number: int) -> bool:
+        job = Job(
+            id=f"job_{number}", owner=caller.key_id, kind="generate", asked=None, model="m", order={}, reserved=CENT
+        )
+        try:
+            with tables.write() as connection:
+                allowance.take(connection, caller, job)
+        except ApiError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(64) as threads:
+        assert sum(threads.map(one, range(200))) == 20
+    assert key_row(tables, caller).reserved == 20 * CENT
+
+
 def test_the_last_cent_can_be_spent_and_no_more(tables: Database) -> None:
     found = gateway(Paid("alpha"), prices=PRICES)
     caller, _ = new_key(tables, budget=3 * CENT)
