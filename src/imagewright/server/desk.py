@@ -37,6 +37,11 @@ STOPPING = errors.ApiError(
 )
 
 
+def stopping() -> errors.ApiError:
+    """What is said where nothing is accepted any more."""
+    return errors.ApiError.from_json(STOPPING.to_json())
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A job that is done: its `result` (see delivery.py) and the bytes of its pictures, by their ids."""
@@ -119,7 +124,7 @@ class Desk:
     def _check_room(self) -> None:
         """Raises ApiError where nothing is accepted, without asking the database about every request."""
         if self.closing:
-            raise errors.ApiError.from_json(STOPPING.to_json())
+            raise stopping()
         until, waiting, seconds = self._full
         if time.monotonic() < until:
             raise QueueFull(waiting, seconds)

@@ -7,14 +7,17 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from imagewright import __version__
+from imagewright.server.desk import stopping
 from imagewright.server.security import Public
 
 router = APIRouter()
 
 
 @router.get("/health", dependencies=[Public])
-async def health() -> dict[str, Any]:
-    """That the server answers."""
+async def health(http: Request) -> dict[str, Any]:
+    """That the server answers; 503 where it is about to stop, so that others get the requests."""
+    if http.app.state.desk.closing:
+        raise stopping()
     return {"status": "ok", "version": __version__}
 
 
