@@ -52,11 +52,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Found:
-    """A model of ours, by its full name."""
+    """A model of ours, by its full name. `relays`: the operator has its service's files passed on as they are."""
 
     name: str
     engine: Engine
     info: ModelInfo
+    relays: bool
 
     @property
     def is_hosted(self) -> bool:
@@ -153,7 +154,7 @@ class Gateway:
             lane = found.engine.lane(replace(request, model=found.info.name)) if alone else None
             return Choice(found.name, "local", lane, estimate, said)
         plan = None
-        if relay and _is_plain(request) and _relays(found, None):
+        if relay and _is_plain(request) and found.relays:
             plan = {**routes.plan_of(Route("", ()), [_as_target(found, estimate)], [], found.name), "relay": True}
         return Choice(found.name, "hosted", None, estimate, said, plan)
 
@@ -177,7 +178,7 @@ class Gateway:
         known = [estimate for estimate in estimates if estimate is not None]
         used = [found[target.model] for target in left]
         plan = routes.plan_of(route, left, [*missing, *skipped], route.targets[0])
-        plan["relay"] = relay and _is_plain(request) and all(_relays(one, route) for one in used)
+        plan["relay"] = relay and _is_plain(request) and all(_may_relay(one, route) for one in used)
         return Choice(
             left[0].model,
             "local" if any(not one.is_hosted for one in used) else "hosted",
@@ -276,7 +277,8 @@ class Gateway:
         if found is None or time.monotonic() > until:
             engine, own_name = self.workshop.catalog.find(name, technique)
             info = engine.find(own_name)
-            found = _Found(f"{info.engine}/{info.name}", engine, info)
+            relays = isinstance(engine, HostedEngine) and engine.provider(info).options.get("outputs") == "relay"
+            found = _Found(f"{info.engine}/{info.name}", engine, info, relays)
             _remember(self._known, (name, technique), found)
             _remember(self._known, (found.name, None), found)
         return found
@@ -314,13 +316,9 @@ def _as_target(found: _Found, estimate: int | None) -> Target:
     return Target(found.name, found.info.capabilities, estimate)
 
 
-def _relays(found: _Found, route: Route | None) -> bool:
-    """Whether the operator has a service's files passed on as they are."""
-    if not isinstance(found.engine, HostedEngine):
-        return False
-    if route is not None and route.outputs == "relay":
-        return True
-    return found.engine.provider(found.info).options.get("outputs") == "relay"
+def _may_relay(found: _Found, route: Route) -> bool:
+    """Whether the operator has a service's files passed on, for it or for the route."""
+    return found.relays or (route.outputs == "relay" and isinstance(found.engine, HostedEngine))
 
 
 def _is_plain(request: ImageRequest) -> bool:
