@@ -105,7 +105,9 @@ def test_an_svg_comes_as_base64_only(api: httpx.Client) -> None:
 
 def test_what_cannot_be_is_refused_with_the_field_named(api: httpx.Client) -> None:
     cases: list[tuple[dict[str, Any], str | None, str]] = [
-        ({"output_format": "gif"}, "output_format", "invalid_value"),
+        ({"output_format": "gif", "frame_count": 4}, "output_format", "invalid_value"),
+        ({"frame_count": 4}, "frame_count", "invalid_value"),
+        ({"svg": {"model": "x"}}, "svg", "invalid_value"),
         ({"size": "big"}, "size", "invalid_value"),
         ({"size": "0x10"}, "size", "invalid_value"),
         ({"n": 0}, "n", "invalid_value"),
@@ -316,5 +318,5 @@ def test_adapters_go_by_the_names_that_the_operator_gave_them(tmp_path: Path) ->
 
 
 def test_a_wish_that_only_others_know_is_adjusted(api: httpx.Client) -> None:
-    body = generated(api, moderation="low").json()
-    assert [one["field"] for one in body["adjustments"]] == ["moderation"]
+    body = generated(api, moderation="low", complexity="high").json()
+    assert {one["field"] for one in body["adjustments"]} == {"moderation", "complexity"}

@@ -108,6 +108,10 @@ class Output(Wishes):
     response_format: ResponseFormat | None = None
     stream: bool | None = None
     partial_images: int | None = Field(default=None, ge=0, le=3)
+    complexity: Literal["low", "medium", "high"] | None = None
+    frame_count: int | None = Field(default=None, ge=2, le=16)
+    frame_duration_ms: int | None = Field(default=None, ge=10, le=655_350)
+    svg: dict[str, Any] | None = Field(default=None, description="Which of OpenAI's models draws an SVG.")
     user: str | None = None
     safety_identifier: str | None = None
     imagewright: Wishes | None = None
@@ -123,8 +127,12 @@ class Output(Wishes):
 
     def check(self) -> None:
         """What OpenAI's fields forbid together. Raises ApiError."""
-        if self.output_format == "gif":
-            raise _refused("output_format", "Animated pictures cannot be made here.", "Use png, jpeg, webp or svg.")
+        animated = {"output_format": self.output_format == "gif", "frame_count": self.frame_count is not None}
+        animated["frame_duration_ms"] = self.frame_duration_ms is not None
+        for name in (name for name, asked in animated.items() if asked):
+            raise _refused(name, "Animated pictures cannot be made here.", "Use png, jpeg, webp or svg.")
+        if self.svg is not None and self.output_format != "svg":
+            raise _refused("svg", "Only an SVG has these.", "Set output_format to svg.")
         if self.output_format == "svg" and self.stream:
             raise _refused("stream", "An SVG has no previews.", "Ask for it without stream.")
         if self.output_format == "svg" and self.response_format == "url":
@@ -156,8 +164,8 @@ class Output(Wishes):
 
     def provider_options(self) -> dict[str, Any]:
         """What only hosted models can use. Who the end user is goes no further than as a hash."""
-        told = {} if self.moderation in (None, "auto") else {"moderation": self.moderation}
-        return told
+        wishes = {"moderation": self.moderation, "complexity": self.complexity, "svg": self.svg}
+        return {name: value for name, value in wishes.items() if value not in (None, "auto")}
 
     @property
     def end_user(self) -> str | None:
