@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from imagewright.database import Database
@@ -201,6 +201,8 @@ class Worker:
     def _do(self, batch: Sequence[Job]) -> None:
         work = []
         for job in batch:
+            if job.plan is not None and job.plan["relay"] and not self.hub.is_heard(job.id):
+                job = replace(job, plan={**job.plan, "relay": False})  # who waits for the files waits elsewhere
             try:
                 request = orders.from_json(job.order, self.store.load)
                 work.append((job, request, self.delivery.watch(job, self._stops[job.id])))
