@@ -359,6 +359,27 @@ def test_heads_that_never_end(client: httpx.Client, monkeypatch: pytest.MonkeyPa
             assert time.monotonic() - started < 3, begin
 
 
+def test_bodies_in_any_pieces(client: httpx.Client) -> None:
+    """What bounds heads does not take a body for one, however the two come."""
+    body = json.dumps(DRAW | {"negative_prompt": "a" * 31_000, "user": "b" * 200_000}).encode()
+    head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    sent = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    with socket.create_connection(("127.0.0.1", int(client.base_url.port or 0)), timeout=10) as connection:
+        reader = connection.makefile("rb")
+        for cuts in (
+            [],
+            [len(sent) - 100_000],
+            [50],
+            [len(sent) - len(body)],
+            [10, 230_000],
+            [70_000, 140_000, 210_000],
+        ):
+            for begin, end in zip([0, *cuts], [*cuts, len(sent)], strict=True):
+                connection.sendall(sent[begin:end])
+                time.sleep(0.01)
+            assert status(answer_of(reader, "POST")) == 200, cuts
+
+
 def test_heads_that_are_too_large(client: httpx.Client) -> None:
     ask = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
     for more in (

@@ -21,6 +21,7 @@ from imagewright.database import Database
 from imagewright.errors import ImagewrightError
 from imagewright.server import a1111, admin, errors, files, images, models, pictures, responses, status, tasks, wire
 from imagewright.server.desk import Desk
+from imagewright.server.documents import failures
 from imagewright.server.errors import ApiError
 from imagewright.server.fetch import Fetcher
 from imagewright.server.gateway import Gateway
@@ -87,7 +88,7 @@ def create_app(settings: Settings, workshop: Workshop | None = None) -> FastAPI:
     state.planner = configured(settings.planner)
     state.links, state.decoder, state.fetcher = Links(database, settings), decoder, Fetcher(settings.image_urls)
     for router in ROUTERS:
-        app.include_router(router)
+        app.include_router(router, responses=failures(404, 422))
     _answer_errors(app)
     app.add_middleware(Guard, settings=settings)
     return app

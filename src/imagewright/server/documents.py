@@ -95,10 +95,12 @@ _SAID = {
     401: "No key, or a wrong one",
     403: "Not for this key",
     404: "Not there",
+    408: "Too slow",
     409: "In conflict with another request",
     413: "Too large",
     415: "Of a type that is not understood",
     421: "Not a name of this server",
+    422: "An Idempotency-Key with another body",
     429: "Too much for now",
     499: "Cancelled",
     500: "The server's fault",
@@ -111,7 +113,7 @@ _SAID = {
 
 def failures(*statuses: int) -> dict[int | str, Json]:
     """The documentation of errors; those that any route may answer with are always there."""
-    every = sorted({400, 401, 403, 413, 421, 429, 500, 503, *statuses})
+    every = sorted({400, 401, 403, 408, 413, 421, 429, 500, 503, *statuses})
     return {status: {"model": ErrorBody, "description": _SAID[status]} for status in every}
 
 

@@ -28,7 +28,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """It is there; a request must follow."""
         super().connection_made(transport)
-        self._in_head, self._bytes, self._fields = True, 0, 0
+        self._in_head, self._heads, self._bytes, self._fields = True, 0, 0, 0
         self._clock: asyncio.TimerHandle | None = None
         self._wind()
 
@@ -39,11 +39,11 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """More of a request, or of the next one."""
-        was_in_head = self._in_head
+        was_in_head, heads = self._in_head, self._heads
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if was_in_head and self._in_head:
+        if was_in_head and self._in_head and self._heads == heads:
             self._wind()
             self._bytes += len(data)
             if self._bytes > HEAD_BYTES:
@@ -65,13 +65,13 @@ class Protocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field of the head, or behind the body. Raises Refused."""
         super().on_header(name, value)
-        self._fields += len(name) + len(value)
+        self._fields += len(name) + len(value) + 32  # as kept
         if self._fields > HEAD_BYTES:
             raise Refused
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
-        self._in_head, self._bytes = False, 0
+        self._in_head, self._heads, self._bytes = False, self._heads + 1, 0
         self._unwind()
         super().on_headers_complete()
 

@@ -41,7 +41,10 @@ from imagewright.store import Row, Store
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
 _HERE: dict[int | str, dict[str, Any]] = {
-    200: {"description": "A response, or with `stream` its events", "content": {"text/event-stream": {}}},
+    200: {
+        "description": "A response, or with `stream` its events",
+        "content": {"application/json": {}, "text/event-stream": {}},
+    },
     **failures(404, 409, 415, 499, 502, 504, 507),
 }
 _OF_STEPS = ("size", "quality", "background")  # a tool's fields that each step may use
