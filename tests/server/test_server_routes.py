@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+import tomllib
 from base64 import b64decode, b64encode
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +37,7 @@ from imagewright.server import routes
 from imagewright.server.errors import ApiError
 from imagewright.server.gateway import Gateway
 from imagewright.server.jobs import Job
+from imagewright.server.prices import Prices
 from imagewright.server.security import EVERYBODY, Caller
 from imagewright.watch import Stop, Watch
 
@@ -280,6 +283,30 @@ def test_which_names_a_key_may_use(models: tuple[str, ...], asked: str | None, a
     with pytest.raises(ApiError) as refused:
         house().choose(caller, asked, ImageRequest(prompt="x"))
     assert refused.value.status == 403
+
+
+@pytest.mark.parametrize(
+    ("asked", "settings"),
+    [
+        (None, {"default_model": "best"}),
+        ("dall-e-3", {"default_model": "best"}),
+        ("nice", {"models": {"nice": "best"}}),
+        ("dall-e-3", {"models": {"dall-e-3": "best"}}),
+        ("best", {"models": {"best": "alpha/m"}}),
+    ],
+)
+def test_a_name_may_stand_for_a_route(asked: str | None, settings: dict[str, Any]) -> None:
+    found = gateway(Paid("alpha"), Paid("beta"), routes={"best": {"targets": ["beta/m", "alpha/m"]}}, **settings)
+    choice = found.choose(EVERYBODY, asked, ImageRequest(prompt="x"))
+    assert choice.plan is not None and choice.plan["targets"] == ["beta/m", "alpha/m"]
+    assert [one.used for one in choice.adjustments] == ([] if asked in (None, "best") else ["best"])
+    assert {name for name, _ in found.models()} >= {"best", *settings.get("models", {})}
+
+
+def test_the_documentations_configuration_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "server.md").read_text("utf-8")
+    tables = tomllib.loads("".join(re.findall(r"```toml\n(.*?)```", page, re.S)))
+    assert routes.read(tables["routes"]) and Prices(tables["prices"])
 
 
 def test_names_of_this_machine_are_no_models(tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ class Gateway:
     def models(self, caller: Caller | None = None) -> list[tuple[str, ModelInfo]]:
         """The names that a caller may ask for, with what they stand for: the operator's first, then all others here."""
         here = [model for listing in self.workshop.catalog.listings() for model in listing.models]
-        named = {name: route.targets[0] for name, route in self.routes.items()} | dict(self.settings.models)
+        first = {name: route.targets[0] for name, route in self.routes.items()}
+        named = {name: first.get(target, target) for name, target in self.settings.models.items()} | first
         given = [(name, found.info) for name, target in named.items() if (found := self._here(target))]
         all_here = [*given, *((model.name, model) for model in here if model.name not in named)]
         if caller is None:
@@ -88,9 +89,9 @@ class Gateway:
 
         Raises ApiError (400, 403, 404), UnsupportedError.
         """
-        route = self.routes.get(asked or "")
+        route = self._route(asked)
         if route is not None:
-            choice = self._routed(route, caller, request, relay)
+            choice = self._routed(route, asked, caller, request, relay)
         else:
             choice = self._single(asked, caller, request, relay)
         if choice.estimate is None and caller.budget is not None:
@@ -108,7 +109,7 @@ class Gateway:
     def remembers(self, asked: str | None, technique: str | None) -> bool:
         """Whether what a name stands for need not be looked up again just now."""
         now = time.monotonic()
-        if (route := self.routes.get(asked or "")) is not None:
+        if (route := self._route(asked)) is not None:
             return all(self._known.get((one, None), (0.0,))[0] > now for one in route.targets)
         until, meant = self._meant.get(asked, (0.0, None))
         return until > now and self._known.get((meant, technique), (0.0,))[0] > now
@@ -169,9 +170,18 @@ class Gateway:
                     return self._find(f"{info.engine}/{info.name}", None)
         return found
 
-    def _routed(self, route: Route, caller: Caller, request: ImageRequest, relay: bool) -> Choice:
+    def _route(self, asked: str | None) -> Route | None:
+        """The route that a name is, or stands for."""
+        if asked in self.routes:
+            return self.routes[asked]
+        name = self.settings.models.get(asked or "", asked)
+        if asked is None or (name == asked and _WORLD.match(asked)):
+            name = self.settings.default_model
+        return self.routes.get(name or "")
+
+    def _routed(self, route: Route, asked: str | None, caller: Caller, request: ImageRequest, relay: bool) -> Choice:
         found, missing = self._found(route)
-        _check(caller, route.name, list(found))
+        _check(caller, asked or route.name, list(found))
         targets = [_as_target(one, self.prices.estimate(one.name, one.is_hosted, request)) for one in found.values()]
         left, skipped = routes.select(route, targets, request)
         estimates = [target.estimate for target in left]
@@ -184,7 +194,7 @@ class Gateway:
             "local" if any(not one.is_hosted for one in used) else "hosted",
             None,
             max(known) if len(known) == len(estimates) else None,  # whichever target it will be
-            (),
+            () if asked in (None, route.name) else (_stands_in(str(asked), route.name),),
             plan,
         )
 
