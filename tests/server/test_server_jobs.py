@@ -211,6 +211,7 @@ def test_a_job_that_takes_its_workers_down_is_given_up(queue: Database) -> None:
     for _ in range(jobs.ATTEMPTS - 1):
         claimed(queue, "w", "local", 60)
         assert take_back(queue, ["a"]) == []
+        age(queue, "a", 1)  # the pause is over
     claimed(queue, "w", "local", 60)
     [over] = take_back(queue, ["a"])
     assert over.id == "a" and finish(queue, over, jobs.FAILED)
@@ -222,6 +223,12 @@ def test_a_job_whose_workers_died_is_begun_alone(queue: Database) -> None:
     for _ in range(jobs.SUSPECT):
         assert [job.id for job in jobs.claim(queue, "w", "local", 60) or ()] == ["a"]
         take_back(queue, ["a"])
+    pause = now(queue, "a").lease
+    assert pause is not None and 0 < pause - time.time() <= jobs.PAUSE
+    [other] = claimed(queue, "w", "local", 60)
+    assert other.id == "b", "meanwhile another"
+    take_back(queue, worker="w")
+    age(queue, "a", 1)
     assert jobs.claim(queue, "w", "local", 60, together=3, busy=True) is None
     assert [job.id for job in jobs.claim(queue, "w", "local", 60, together=3) or ()] == ["a"]
     assert [job.id for job in jobs.claim(queue, "w", "local", 60, together=3, busy=True) or ()] == ["b", "c"]

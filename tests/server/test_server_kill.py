@@ -109,9 +109,7 @@ def test_what_was_accepted_is_done_whenever_the_server_is_killed(tmp_path: Path)
         load.run(serve(tmp_path), chance.uniform(0.05, 2))
         whole_at_once(tmp_path)
     server = serve(tmp_path)
-    begun = time.monotonic()
-    until(lambda: idle(tmp_path), 60)
-    assert time.monotonic() - begun < 30
+    until(lambda: idle(tmp_path), 120)  # one that was there at several kills pauses first
     server.kill()
     check(tmp_path, load)
     assert load.jobs and load.pictures

@@ -25,8 +25,9 @@ from imagewright.server.errors import ApiError
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 OPEN = (QUEUED, RUNNING)
-SUSPECT = 2  # a job whose worker died so often is done alone from then on, so that it takes no others with it
-ATTEMPTS = 8  # and one that was begun so often is at fault itself
+SUSPECT = 2  # a job whose worker died so often is done alone from then on, so that it takes no others with it,
+PAUSE, LONGER = 5.0, 4  # after so many seconds, and each time so many times as many, so that others get on meanwhile;
+ATTEMPTS = 8  # begun so often, half an hour in all, it is at fault itself
 FAR = 3600.0  # s: a lease that ends later was given before the clock was set back
 PACE = 60.0  # s over which the pace is measured
 _LOCK = 7236947  # of Postgres, for who adds to the queue
@@ -52,7 +53,7 @@ jobs = sa.Table(
     sa.Column("started", sa.Double),
     sa.Column("finished", sa.Double),
     sa.Column("worker", sa.Text),
-    sa.Column("lease", sa.Double),
+    sa.Column("lease", sa.Double),  # until when its worker has it; of one that waits: it must not be begun before
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("cancel", sa.Boolean, nullable=False),
     sa.Column("done", sa.Integer, nullable=False),  # steps
@@ -186,6 +187,7 @@ def claim(
     waiting = sa.select(jobs).where(queued).order_by(jobs.c.priority.desc(), jobs.c.created, jobs.c.id)
     waiting = waiting.with_for_update(skip_locked=True)
     with database.write() as connection:
+        waiting = waiting.where(_is_due(connection))
         rows = list(connection.execute(waiting.limit(1)).all())
         suspect = bool(rows) and rows[0].attempts >= SUSPECT
         if suspect and busy:
@@ -203,7 +205,8 @@ def claim(
 
 def waiting(connection: sa.Connection) -> list[str]:
     """The pools in which jobs wait."""
-    return list(connection.execute(sa.select(jobs.c.pool).where(jobs.c.state == QUEUED).distinct()).scalars())
+    queued = (jobs.c.state == QUEUED) & _is_due(connection)
+    return list(connection.execute(sa.select(jobs.c.pool).where(queued).distinct()).scalars())
 
 
 def finish(connection: sa.Connection, job: Job, state: str, **values: Any) -> bool:
@@ -262,12 +265,20 @@ def take_back(connection: sa.Connection, ids: Sequence[str] | None, worker: str 
         running = running.where(jobs.c.worker == worker)
     rows = connection.execute(running.with_for_update(skip_locked=True)).all()
     over = [row for row in rows if row.cancel or (worker is None and row.attempts >= ATTEMPTS)]
-    again = [row.id for row in rows if row not in over]
-    if again:
-        back = {"state": QUEUED, "worker": None, "lease": None, "done": 0}
-        attempts = jobs.c.attempts - int(worker is not None)
-        connection.execute(jobs.update().where(jobs.c.id.in_(again)).values(**back, attempts=attempts))
+    for row in rows:
+        if row in over:
+            continue
+        back: dict[str, Any] = {"state": QUEUED, "worker": None, "lease": None, "done": 0}
+        if worker is not None:
+            back["attempts"] = row.attempts - 1
+        elif row.attempts >= SUSPECT:
+            back["lease"] = _now(connection) + PAUSE * LONGER ** (row.attempts - SUSPECT)
+        connection.execute(jobs.update().where(jobs.c.id == row.id).values(**back))
     return [_job(row) for row in over]
+
+
+def _is_due(connection: sa.Connection) -> sa.ColumnElement[bool]:
+    return sa.or_(jobs.c.lease.is_(None), jobs.c.lease <= _now(connection))
 
 
 def progress(connection: sa.Connection, job: Job, done: int, total: int) -> None:
