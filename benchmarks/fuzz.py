@@ -11,9 +11,9 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1] / "tests"
-for _name in ("server", "server/slow_engine", "fake_engine"):
-    sys.path.append(str(TESTS / _name))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "server"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "server" / "slow_engine"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "fake_engine"))
 
 from fuzzing import CHECKS, Findings, fuzz
 from served import served

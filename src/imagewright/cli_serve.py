@@ -99,7 +99,7 @@ def settings_for(**given: Any) -> Any:
     from imagewright.server import settings
 
     variables = {"admin_key": "IMAGEWRIGHT_ADMIN_KEY", "database": "IMAGEWRIGHT_DATABASE"}
-    told = {name: os.environ.get(variable) for name, variable in variables.items()}
+    told = {name: os.environ.get(variable) or None for name, variable in variables.items()}
     found = config.read()
     tables = {name: found.section(name) for name in ("models", "routes", "prices", "planner")}
     return settings.read(found.section("server"), **tables, **told | {k: v for k, v in given.items() if v is not None})

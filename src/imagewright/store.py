@@ -251,8 +251,8 @@ class Store:
 
     def _lock(self, connection: sa.Connection, shared: bool) -> None:
         if not self.database.is_sqlite:  # whose writers are alone anyway
-            name = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
-            connection.execute(sa.text(f"SELECT {name}({_LOCK})"))
+            lock = sa.func.pg_advisory_xact_lock_shared if shared else sa.func.pg_advisory_xact_lock
+            connection.execute(sa.select(lock(_LOCK)))
 
     def _visible(self, owner: str | None) -> list[sa.ColumnElement[bool]]:
         alive = pictures.c.expires.is_(None) | (pictures.c.expires > self._clock())

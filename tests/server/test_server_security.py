@@ -299,8 +299,13 @@ def test_lengths(client: httpx.Client, length: str) -> None:
 def test_smuggling(client: httpx.Client) -> None:
     """Two lengths, or a length and chunks: refused, and what follows is no request of its own."""
     inner = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    for lines in ("Content-Length: 4\r\nContent-Length: 5", "Content-Length: 4\r\nTransfer-Encoding: chunked",
-                  "Transfer-Encoding: chunked, identity", "Transfer-Encoding : chunked", "Transfer-Encoding: xchunked"):  # fmt: skip
+    for lines in (
+        "Content-Length: 4\r\nContent-Length: 5",
+        "Content-Length: 4\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked, identity",
+        "Transfer-Encoding : chunked",
+        "Transfer-Encoding: xchunked",
+    ):
         head = f"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n\r\n0\r\n\r\n"
         found = raw(client, head.encode() + inner, 1.0)
         assert status(found) == 400 and found.count(b"HTTP/1.1 ") == 1, lines

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from imagewright.config import Secret
 from imagewright.errors import RequestError
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -127,6 +128,8 @@ def read(section: Mapping[str, Any], **given: Any) -> Settings:
             values[name] = tuple(str(host).lower().rstrip("/") for host in values[name])
     if "folder" in values:
         values["folder"] = Path(values["folder"])
+    if isinstance(key := values.get("admin_key"), Secret):
+        values["admin_key"] = key.reveal()
     return Settings(**{"folder": default_folder()} | values)
 
 
