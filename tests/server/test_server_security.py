@@ -435,3 +435,16 @@ def test_forms_of_many_parts(client: httpx.Client) -> None:
         for path in ("/v1/images/edits", "/v1/images/variations", "/v1/files"):
             failed(client.post(path, content=broken, headers={"content-type": FORM}), 400)
             failed(client.post(path, content=broken, headers={"content-type": "multipart/form-data"}), 400)
+
+
+def test_the_threat_model_names_tests_that_there_are() -> None:
+    """Each row of docs/security.md, and no test that was renamed since."""
+    root = Path(__file__).parents[2]
+    rows = [line for line in (root / "docs/security.md").read_text("utf-8").splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 20
+    for row in rows:
+        named = re.findall(r"`(\S+): (test_\w+)`", row.rpartition(" | ")[2])
+        assert named, row
+        for file, test in named:
+            path = root / file if "/" in file else Path(__file__).parent / f"test_server_{file}.py"
+            assert f"def {test}(" in path.read_text("utf-8"), (file, test)
