@@ -28,7 +28,7 @@ from imagewright.server.settings import Settings
 
 log = logging.getLogger(__name__)
 GRACE, PACE = 30.0, 16 * 2**10  # a body comes at so many bytes a second at least, after so many seconds
-VALUES = 200_000  # of a JSON body, about
+VALUES, DEPTH = 200_000, 64  # of a JSON body, about; some answers hold what they were told, a little deeper
 ONCE = ("host", "origin", "authorization", "content-length", "content-type", "sec-fetch-site")
 METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE")
 ALWAYS = {  # where the answer itself says nothing else
@@ -200,8 +200,8 @@ async def _whole_json(receive: Receive) -> Receive:
     if sum(map(body.count, (b",", b"[", b"{"))) > VALUES:
         raise ApiError(400, f"The body has more than {VALUES:,} values.", "Send less.", code="too_many_values")
     try:
-        if body:
-            orjson.loads(body)
+        if body and _is_deeper(orjson.loads(body), DEPTH):
+            raise ValueError(f"it is nested more than {DEPTH} deep")
     except ValueError as error:
         raise ApiError(400, f"The body is no JSON: {error}.", code="invalid_json") from None
     if b"\\u0000" in body and _NUL.search(body):
@@ -212,6 +212,16 @@ async def _whole_json(receive: Receive) -> Receive:
         return first.pop() if first else await receive()
 
     return again
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth + 1):
+        inside = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [one for several in inside for one in several]
+        if not level:
+            return False
+    return True
 
 
 def _is_json(scope: Scope) -> bool:
