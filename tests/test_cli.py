@@ -280,7 +280,9 @@ def test_models_lists_strangers_and_what_is_missing(capsys: pytest.CaptureFixtur
     assert cli.run(["models", "--json"]) == 0
     engines = json.loads(capsys.readouterr().out)["engines"]
     assert [engine["engine"] for engine in engines][:2] == ["embedded", "trained"]
-    assert engines[-1]["models"][0]["capabilities"]["size"] == [32, 32]
+    by_name = {engine["engine"]: engine for engine in engines}
+    assert by_name["fake"]["models"][0]["capabilities"]["size"] == [32, 32]
+    assert by_name["openai"]["locked"] and "OPENAI_API_KEY" in by_name["openai"]["fix"]
 
 
 def test_missing_torch_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,7 +82,9 @@ def test_where_a_model_paints_a_background_it_is_cut_out_or_said_to_stay() -> No
     assert result.records[0]["adjustments"][-1]["field"] == "background"
 
 
-@given(prompt=st.text(min_size=1, max_size=200).filter(str.strip))
+@given(
+    prompt=st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=200).filter(str.strip)
+)
 @settings(max_examples=40, deadline=None)
 def test_any_prompt_yields_a_valid_file_whose_record_round_trips(prompt: str) -> None:
     result = imagewright.generate(prompt, model="fake/blocks", seed=1, plain=True)

@@ -421,18 +421,18 @@ def test_no_decoder_is_the_servers_trouble(monkeypatch: pytest.MonkeyPatch, comm
     "escape",
     [
         "open('/etc/passwd')",
-        "open('/tmp/imagewright-escape', 'w')",
+        "open('escape', 'w')",
         "import socket; socket.socket()",
         "os.dup(0)",
         "import subprocess; subprocess.run(['true'])",
         "bytearray(300 * 2**20)",
     ],
 )
-def test_a_decoder_can_reach_nothing(escape: str) -> None:
+def test_a_decoder_can_reach_nothing(escape: str, tmp_path: Path) -> None:
     start = "import os, socket, subprocess; from imagewright.server.decoder import _confine; _confine(2**28)"
     code = f"{start}\nos.write(1, b'in')\n{escape}\nos.write(1, b'out')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
-    assert done.stdout == b"in" and done.returncode != 0
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, timeout=60)
+    assert done.stdout == b"in" and done.returncode != 0 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")

@@ -157,74 +157,88 @@ def adapt(request: ImageRequest, can: Capabilities) -> tuple[ImageRequest, list[
 
     What would change the meaning (a mask or an image that the model cannot take, an unknown style) is an error.
     """
-    if request.mask is not None and not can.mask:
-        raise UnsupportedError("This model cannot honour a mask.", "Choose a model that can: imagewright models")
-    if request.image is not None and not can.image:
-        raise UnsupportedError("This model takes no picture.", "Choose a model that can: imagewright models")
-    if request.style is not None and request.style not in can.styles:
-        raise UnsupportedError(
-            f"This model has no style {request.style!r}.", f"It has: {', '.join(can.styles) or 'none'}."
-        )
-    if request.sampler is not None and request.sampler not in can.samplers:
-        raise UnsupportedError(
-            f"This model has no sampler {request.sampler!r}.", f"It has: {', '.join(can.samplers) or 'none'}."
-        )
-    if can.max_prompt and len(request.prompt) > can.max_prompt:
-        raise PromptError(
-            f"The prompt has {len(request.prompt):,} characters; this model reads {can.max_prompt:,}.", "Shorten it."
-        )
-    unheard = [name for name in FEATURES if name not in can.features and getattr(request, name) != _PLAIN[name]]
-    for name in unheard:
-        if FEATURES[name]:
-            raise UnsupportedError(f"This model has no {_said(name)}.", "Choose one that has: imagewright models")
-    made = list(request.adjustments)
+    _check(request, can)
     changes: dict[str, Any] = {}
-
-    def bend(name: str, used: Any, reason: str) -> None:
+    made = list(request.adjustments)
+    for name, used, reason in _unmet(request, can):
         made.append(Adjustment(name, getattr(request, name), used, reason))
         changes[name] = used
-
-    if request.n > can.max_n:
-        bend("n", can.max_n, f"this model makes at most {can.max_n} at a time")
-    if request.negative_prompt and not can.negative_prompt:
-        bend("negative_prompt", "", "this model has no negative prompt")
-    if request.num_inference_steps is not None and not can.steps:
-        bend("num_inference_steps", None, "this model has no steps")
-    if request.guidance_scale is not None and not can.guidance:
-        bend("guidance_scale", None, "this model has no guidance")
-    if request.seed is not None and not can.seed:
-        bend("seed", None, "this model takes no seed; the picture cannot be made again exactly")
-    for name in EXTRA_OPTIONS:
-        if getattr(request, name) is not None and name not in can.options:
-            bend(name, None, f"this model has no {name}")
-    for name in unheard:
-        bend(name, _PLAIN[name], f"this model has no {_said(name)}")
-    for name, used, reason in (*kept(request), *relative.unmet(request, can)):
-        bend(name, used, reason)
-    if request.strength is not None and not can.strength:
-        bend("strength", None, "this model takes no strength; the words say what changes")
     if "*" not in can.provider_options and (foreign := set(request.provider_options) - set(can.provider_options)):
         asked = request.provider_options
         changes["provider_options"] = {name: value for name, value in asked.items() if name not in foreign}
         for name in sorted(foreign):
             value = "(not told)" if name in _ABOUT_THE_USER else asked[name]
             made.append(Adjustment(f"provider_options.{name}", value, None, "this model has no such option"))
+    return replace(request, **(_defaults(request, can) | changes)), made
+
+
+def _check(request: ImageRequest, can: Capabilities) -> None:
+    """Raises UnsupportedError and PromptError for what cannot be bent."""
+    if request.mask is not None and not can.mask:
+        raise UnsupportedError("This model cannot honour a mask.", "Choose a model that can: imagewright models")
+    if request.image is not None and not can.image:
+        raise UnsupportedError("This model takes no picture.", "Choose a model that can: imagewright models")
+    for name, allowed in (("style", can.styles), ("sampler", can.samplers)):
+        if (asked := getattr(request, name)) is not None and asked not in allowed:
+            raise UnsupportedError(f"This model has no {name} {asked!r}.", f"It has: {', '.join(allowed) or 'none'}.")
+    if can.max_prompt and len(request.prompt) > can.max_prompt:
+        raise PromptError(
+            f"The prompt has {len(request.prompt):,} characters; this model reads {can.max_prompt:,}.", "Shorten it."
+        )
+    for name in _unheard(request, can):
+        if FEATURES[name]:
+            raise UnsupportedError(f"This model has no {_said(name)}.", "Choose one that has: imagewright models")
+
+
+def _unheard(request: ImageRequest, can: Capabilities) -> list[str]:
+    """The features that are asked for and that the model has not got."""
+    return [name for name in FEATURES if name not in can.features and getattr(request, name) != _PLAIN[name]]
+
+
+def _unmet(request: ImageRequest, can: Capabilities) -> Iterator[tuple[str, Any, str]]:
+    """What the model cannot honour (field, used instead, reason)."""
+    if request.n > can.max_n:
+        yield "n", can.max_n, f"this model makes at most {can.max_n} at a time"
+    if request.negative_prompt and not can.negative_prompt:
+        yield "negative_prompt", "", "this model has no negative prompt"
+    if request.num_inference_steps is not None and not can.steps:
+        yield "num_inference_steps", None, "this model has no steps"
+    if request.guidance_scale is not None and not can.guidance:
+        yield "guidance_scale", None, "this model has no guidance"
+    if request.seed is not None and not can.seed:
+        yield "seed", None, "this model takes no seed; the picture cannot be made again exactly"
+    for name in EXTRA_OPTIONS:
+        if getattr(request, name) is not None and name not in can.options:
+            yield name, None, f"this model has no {name}"
+    for name in _unheard(request, can):
+        yield name, _PLAIN[name], f"this model has no {_said(name)}"
+    yield from kept(request)
+    yield from relative.unmet(request, can)
+    if request.strength is not None and not can.strength:
+        yield "strength", None, "this model takes no strength; the words say what changes"
+    if request.image is None and request.size is not None and not can.any_size:
+        drawn, several = nearest(request.size, can), can.sizes or can.sides
+        if drawn != request.size:
+            reason = "the nearest that this model makes" if several else "this model makes one size only"
+            yield "size", drawn, reason
+
+
+def _defaults(request: ImageRequest, can: Capabilities) -> dict[str, Any]:
+    """Values for what was left open."""
+    found: dict[str, Any] = {}
     if request.image is not None:
         if can.strength:
-            changes["strength"] = strength_of(request)
-        changes["size"] = request.image.size if request.size is None or request.mask else request.size
+            found["strength"] = strength_of(request)
+        found["size"] = request.image.size if request.size is None or request.mask else request.size
     elif request.size is None:
-        changes["size"] = relative.size_of(request, can)
-    elif not can.any_size and (drawn := nearest(request.size, can)) != request.size:
-        several = can.sizes or can.sides
-        bend("size", drawn, "the nearest that this model makes" if several else "this model makes one size only")
+        found["size"] = relative.size_of(request, can)
     if can.seed and request.seed is None:
-        changes["seed"] = secrets.randbelow(MAX_SEED)
+        found["seed"] = secrets.randbelow(MAX_SEED)
     if can.steps and request.num_inference_steps is None:
-        changes["num_inference_steps"] = relative.steps_of(request, can)
+        found["num_inference_steps"] = relative.steps_of(request, can)
     if can.guidance and request.guidance_scale is None:
-        changes["guidance_scale"] = relative.guidance_of(request, can)
-    return replace(request, **changes), made
+        found["guidance_scale"] = relative.guidance_of(request, can)
+    return found
 
 
 def kept(request: ImageRequest) -> Iterator[tuple[str, Any, str]]:
