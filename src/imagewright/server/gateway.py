@@ -61,7 +61,7 @@ class _Found:
 
     @property
     def is_hosted(self) -> bool:
-        return self.info.technique == "hosted"
+        return self.info.is_hosted
 
 
 class Gateway:
@@ -166,7 +166,7 @@ class Gateway:
             return found
         for listing in self.workshop.catalog.listings():
             for info in listing.models:
-                if info.technique != "hosted" and all(getattr(info.capabilities, need) for need in needs):
+                if not info.is_hosted and all(getattr(info.capabilities, need) for need in needs):
                     return self._find(f"{info.engine}/{info.name}", None)
         return found
 
@@ -274,7 +274,7 @@ class Gateway:
         if not rest or name in _LOCAL or all(name != listing.engine for listing in self.workshop.catalog.listings()):
             return False
         engine = self.workshop.catalog.engine(name)
-        return isinstance(engine, HostedEngine) and engine.find(rest).technique == "hosted"
+        return isinstance(engine, HostedEngine) and engine.find(rest).is_hosted
 
     def _here(self, name: str) -> _Found | None:
         try:

@@ -104,7 +104,7 @@ def _edit(given: Brought[Edit], info: ModelInfo) -> ImageRequest:
     if given.mask is not None:
         fields |= {"mask": given.mask, "feather": body.fields()[0].get("feather", feather_of(given.image.size))}
     elif body.instruction is not False:
-        follows = "instruction" in can.features and (not given.others or info.technique == "hosted")
+        follows = "instruction" in can.features and (not given.others or info.is_hosted)
         if follows or body.instruction:
             fields["instruction"] = True
         else:

@@ -326,7 +326,7 @@ def _seats(gateway: Gateway) -> int:
     catalog = gateway.workshop.catalog
     try:
         engine, name = catalog.find(gateway.settings.default_model)
-        if engine.find(name).technique != "hosted":
+        if not engine.find(name).is_hosted:
             return engine.concurrency
     except ImagewrightError:  # which is said to whoever asks for it
         pass
