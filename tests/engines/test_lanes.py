@@ -230,7 +230,6 @@ def test_an_engine_gets_as_many_calls_as_it_takes(concurrency: int) -> None:
     engine.most = 0
     made = workshop.make_many(requests, [Watch()] * 8)
     assert [pixels(one)[0][0] for one in made] == list(range(8)) and engine.most == concurrency
-    assert engine.lane(requests[0]) is None and EmbeddedEngine().lane(requests[0]) is not None
 
 
 def test_the_workshop_makes_of_many_what_it_makes_of_each() -> None:

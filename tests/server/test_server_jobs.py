@@ -30,8 +30,8 @@ def queue(database: Database) -> Database:  # noqa: F811
     return database
 
 
-def claimed(queue: Database, worker: str, pool: str, lease: float, together: int = 1) -> list[Job]:
-    batch = jobs.claim(queue, worker, pool, lease, together)
+def claimed(queue: Database, worker: str, pool: str, lease: float) -> list[Job]:
+    batch = jobs.claim(queue, worker, pool, lease)
     assert batch is not None
     return batch
 
@@ -92,15 +92,6 @@ def test_a_worker_takes_only_jobs_of_its_pool(queue: Database) -> None:
     assert [job.id for job in claimed(queue, "w", "hosted", 60)] == ["a"]
 
 
-def test_jobs_of_one_lane_are_taken_together(queue: Database) -> None:
-    for index, lane in enumerate(["x", "y", "x", None, "x", "x"]):
-        entered(queue, f"{index}", lane=lane)
-    assert [job.id for job in claimed(queue, "w", "local", 60, together=3)] == ["0", "2", "4"]
-    assert [job.id for job in claimed(queue, "w", "local", 60, together=3)] == ["1"]
-    assert [job.id for job in claimed(queue, "w", "local", 60, together=3)] == ["3"]
-    assert [job.id for job in claimed(queue, "w", "local", 60, together=3)] == ["5"]
-
-
 def test_a_job_is_taken_as_it_is_accepted_unless_others_wait(queue: Database) -> None:
     def accepted(id: str) -> Job:
         job = Job(id=id, owner="anna", kind="generate", asked=None, model="m", order={})
@@ -117,13 +108,13 @@ def test_a_job_is_taken_as_it_is_accepted_unless_others_wait(queue: Database) ->
 
 def test_no_job_is_taken_twice_by_many_workers(queue: Database) -> None:
     for index in range(40):
-        entered(queue, f"{index}", lane="x" if index % 2 else None)
+        entered(queue, f"{index}")
     start = threading.Barrier(8)
 
     def work(number: int) -> list[str]:
         start.wait()
         taken = []
-        while batch := claimed(queue, f"w{number}", "local", 60, together=3):
+        while batch := claimed(queue, f"w{number}", "local", 60):
             taken += [job.id for job in batch]
         return taken
 
@@ -219,7 +210,7 @@ def test_a_job_that_takes_its_workers_down_is_given_up(queue: Database) -> None:
 
 def test_a_job_whose_workers_died_is_begun_alone(queue: Database) -> None:
     for id in ("a", "b", "c"):
-        entered(queue, id, lane="x")
+        entered(queue, id)
     for _ in range(jobs.SUSPECT):
         assert [job.id for job in jobs.claim(queue, "w", "local", 60) or ()] == ["a"]
         take_back(queue, ["a"])
@@ -229,9 +220,10 @@ def test_a_job_whose_workers_died_is_begun_alone(queue: Database) -> None:
     assert other.id == "b", "meanwhile another"
     take_back(queue, worker="w")
     age(queue, "a", 1)
-    assert jobs.claim(queue, "w", "local", 60, together=3, busy=True) is None
-    assert [job.id for job in jobs.claim(queue, "w", "local", 60, together=3) or ()] == ["a"]
-    assert [job.id for job in jobs.claim(queue, "w", "local", 60, together=3, busy=True) or ()] == ["b", "c"]
+    assert jobs.claim(queue, "w", "local", 60, busy=True) is None
+    assert [job.id for job in jobs.claim(queue, "w", "local", 60) or ()] == ["a"]
+    assert [job.id for job in jobs.claim(queue, "w", "local", 60, busy=True) or ()] == ["b"]
+    assert [job.id for job in claimed(queue, "w", "local", 60)] == ["c"]
     assert jobs.claim(queue, "w", "local", 60, busy=True) == []
 
 

@@ -78,10 +78,6 @@ class EmbeddedEngine(Engine):
         self.concurrency = self._lanes.count + 1  # so that the next one's words are read meanwhile
         self._lock, self._loaded = Lock(), dict[Path, ExportedModel]()
 
-    def lane(self, request: ImageRequest) -> str | None:
-        """All of this engine's go together."""
-        return self.name
-
     def models(self) -> Sequence[ModelInfo]:
         """The models in the engine's folders, the default first."""
         return [_info(path) for folder in self._folders for path in _in_order(folder)]

@@ -4,7 +4,7 @@
 `Adjustment`), calls `_generate`, and wraps the pictures with their records. An engine writes only `models` and
 `_generate`. Where a picture is edited, the engine gets a cut of it at the model's size, and what it draws is set back
 here (editing/place.py), so that no engine can change what the mask keeps. For a server, which has several requests at
-a time, an engine says how many it takes (`concurrency`) and which of them are drawn faster together (`lane`).
+a time, an engine says how many it takes (`concurrency`).
 """
 
 from __future__ import annotations
@@ -105,10 +105,6 @@ class Engine(ABC):
         raise ModelNotFoundError(
             f"No model {name!r} in engine {self.name}.", f"There are: {', '.join(m.name for m in models) or 'none'}."
         )
-
-    def lane(self, request: ImageRequest) -> str | None:
-        """What requests have in common that are drawn faster together, by `generate_many`; None: this one is not."""
-        return None
 
     def generate_many(
         self, requests: Sequence[ImageRequest], watches: Sequence[Watch]

@@ -152,7 +152,6 @@ class Desk:
             asked=asked,
             model=choice.model,
             pool=choice.pool,
-            lane=choice.lane,
             order=order,
             plan=choice.plan,
             reserved=choice.estimate or 0,

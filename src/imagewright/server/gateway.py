@@ -44,7 +44,6 @@ class Choice:
 
     model: str
     pool: str = "local"
-    lane: str | None = None
     estimate: int | None = 0
     adjustments: tuple[Adjustment, ...] = ()
     plan: dict[str, Any] | None = None
@@ -119,7 +118,7 @@ class Gateway:
         return self._find(self.choose(caller, asked, request).model, None).info
 
     def make(self, work: Sequence[tuple[Job, ImageRequest, Watch]]) -> list[ImageResult | Exception]:
-        """The pictures of jobs of one lane, or why there are none."""
+        """The pictures of jobs, or why there are none."""
         if all(job.plan is None for job, _, _ in work):
             asked = [replace(request, model=job.model) for job, request, _ in work]
             return self.workshop.make_many(asked, [watch for _, _, watch in work])
@@ -151,13 +150,11 @@ class Gateway:
         _check(caller, asked, [found.name])
         estimate = self.prices.estimate(found.name, found.is_hosted, request)
         if not found.is_hosted:
-            alone = found.engine.concurrency == 1  # else each free seat of the worker takes the next job
-            lane = found.engine.lane(replace(request, model=found.info.name)) if alone else None
-            return Choice(found.name, "local", lane, estimate, said)
+            return Choice(found.name, "local", estimate, said)
         plan = None
         if relay and _is_plain(request) and found.relays:
             plan = {**routes.plan_of(Route("", ()), [_as_target(found, estimate)], [], found.name), "relay": True}
-        return Choice(found.name, "hosted", None, estimate, said, plan)
+        return Choice(found.name, "hosted", estimate, said, plan)
 
     def _able(self, found: _Found, request: ImageRequest) -> _Found:
         """`found`, or where it cannot take the request's pictures the first of this machine's models that can."""
@@ -192,7 +189,6 @@ class Gateway:
         return Choice(
             left[0].model,
             "local" if any(not one.is_hosted for one in used) else "hosted",
-            None,
             max(known) if len(known) == len(estimates) else None,  # whichever target it will be
             () if asked in (None, route.name) else (_stands_in(str(asked), route.name),),
             plan,

@@ -41,7 +41,6 @@ jobs = sa.Table(
     sa.Column("asked", sa.Text),  # the model that the client named
     sa.Column("model", sa.Text),  # ours, that it stands for
     sa.Column("pool", sa.Text, nullable=False),  # local: uses this machine's cores; hosted: waits for others
-    sa.Column("lane", sa.Text),  # orders of one lane may be drawn together
     sa.Column("order", sa.Text, nullable=False),  # JSON, see orders.py
     sa.Column("plan", sa.Text),  # JSON, see routes.py
     sa.Column("reply", sa.Text),  # JSON: how the client wants its answer, for the route that gives it
@@ -79,7 +78,6 @@ class Job:
     asked: str | None
     model: str | None
     pool: str = "local"
-    lane: str | None = None
     order: dict[str, Any]
     plan: dict[str, Any] | None = None
     reply: dict[str, Any] | None = None
@@ -178,23 +176,17 @@ def add(connection: sa.Connection, job: Job, bound: int, worker: str | None = No
     return job
 
 
-def claim(
-    database: Database, worker: str, pool: str, lease: float, together: int = 1, busy: bool = False
-) -> list[Job] | None:
-    """The next job of a pool, with up to `together` - 1 more of its lane; [] if none waits. None where the next one is
-    a suspect, which must be done alone, and the worker is `busy`."""
+def claim(database: Database, worker: str, pool: str, lease: float, busy: bool = False) -> list[Job] | None:
+    """The next job of a pool, or [] if none waits. None where it is a suspect, which must be done alone, and the worker
+    is `busy`."""
     queued = (jobs.c.state == QUEUED) & (jobs.c.pool == pool)
     waiting = sa.select(jobs).where(queued).order_by(jobs.c.priority.desc(), jobs.c.created, jobs.c.id)
     waiting = waiting.with_for_update(skip_locked=True)
     with database.write() as connection:
         waiting = waiting.where(_is_due(connection))
         rows = list(connection.execute(waiting.limit(1)).all())
-        suspect = bool(rows) and rows[0].attempts >= SUSPECT
-        if suspect and busy:
+        if busy and rows and rows[0].attempts >= SUSPECT:
             return None
-        if rows and not suspect and together > 1 and rows[0].lane is not None:
-            same = waiting.where(jobs.c.lane == rows[0].lane, jobs.c.id != rows[0].id, jobs.c.attempts < SUSPECT)
-            rows += connection.execute(same.limit(together - 1)).all()
         taken = {"state": RUNNING, "worker": worker, "started": time.time()}
         update = jobs.update().where(jobs.c.id.in_([row.id for row in rows]))
         if rows:

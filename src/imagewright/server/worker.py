@@ -34,7 +34,6 @@ POLL = 0.25  # s between two looks for what other processes accepted or cancelle
 LONGEST = 5.0  # s between two looks where the database cannot be reached
 TIDY = 600.0  # s between two sweeps of what is kept no longer
 HOSTED = 32  # calls to hosted services at once
-TOGETHER = 8  # jobs of one lane that are drawn together, at most
 
 TOO_OFTEN = errors.ApiError(500, "The work was begun several times and never ended.", type="server_error")
 CANCELLED = errors.ApiError(499, "The request was cancelled.", code="cancelled")
@@ -46,7 +45,6 @@ class Pool:
 
     name: str
     slots: int
-    together: int
     maybe: bool = True
     free: threading.Semaphore = field(init=False)
 
@@ -63,8 +61,8 @@ class Worker:
         self.delivery = Delivery(database, store, gateway, settings, hub)
         local = settings.slots or (_seats(gateway) if settings.coalesce else 1)
         self.pools = {
-            "local": Pool("local", local, TOGETHER if settings.coalesce else 1),
-            "hosted": Pool("hosted", HOSTED, 1),
+            "local": Pool("local", local),
+            "hosted": Pool("hosted", HOSTED),
         }
         self._stops: dict[str, Stop] = {}
         self._ending, self._bell, self._claiming = threading.Event(), threading.Event(), threading.Lock()
@@ -176,7 +174,7 @@ class Worker:
             pool.maybe, batch = False, None  # before the look: who accepts a job after it says so again
             try:
                 busy, lease = bool(self._stops), self.settings.lease
-                batch = jobs.claim(self.database, self.id, pool.name, lease, pool.together, busy)
+                batch = jobs.claim(self.database, self.id, pool.name, lease, busy)
             finally:
                 pool.maybe |= batch != []  # and more, perhaps
             for job in batch or ():
