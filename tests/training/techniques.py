@@ -16,6 +16,8 @@ from tests_support import DiscsSource
 
 from imagewright.data.batch import Batch
 from imagewright.models import registry
+from imagewright.models.consistency import Consistency
+from imagewright.models.diffusion import Diffusion
 from imagewright.models.technique import Technique
 from imagewright.training.command import TRAINABLE
 from imagewright.training.config import TrainConfig
@@ -36,10 +38,21 @@ class Discs(DiscsSource):
 
 
 def build(name: str, seed: int = 0, *, by_row: bool = False) -> Technique:
-    """The tiny preset's model with the initial weights of `seed`."""
+    """The tiny preset's model with the initial weights of `seed`, and if it needs one, always the same teacher."""
     torch.manual_seed(seed)
     config = PRESETS[name]["tiny"].model
-    return registry.build(by_rows(config) if by_row else config)
+    model = registry.build(by_rows(config) if by_row else config)
+    if isinstance(model, Consistency):
+        model.learn_from(teacher())
+    return model
+
+
+def teacher() -> Diffusion:
+    """An untrained diffusion model of the tiny preset whose predictions are not all 0."""
+    torch.manual_seed(99)
+    model = Diffusion(PRESETS["diffusion"]["tiny"].model)
+    torch.nn.init.normal_(model.network.patch_out.weight, std=0.1)
+    return model
 
 
 def by_rows(config: Any) -> Any:

@@ -89,6 +89,19 @@ class DiffusionConfig:
 
 
 class Diffusion(Prompted):
+@dataclass(frozen=True)
+class Exercise:
+    """Data `x0` (B, C, h, w) to find in what `noise` and `t` (B,) make of it, told `words`, and shown `known`
+    (B, C, h, w) where `mask` (B, 1, h, w) is not 0."""
+
+    x0: Tensor
+    noise: Tensor
+    t: Tensor
+    words: Words
+    known: Tensor
+    mask: Tensor
+
+
     """Text and style to pictures, by denoising in the space of `config.encoder`."""
 
     family: ClassVar[str] = "diffusion"
@@ -157,29 +170,35 @@ class Diffusion(Prompted):
         assert isinstance(self.process, EDM)
         return self.process.time(normal.exp())
 
-    def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
-        """The mean squared error of the prediction (for x0: of the velocity it implies), over (C, h, w)."""
+    def exercise(self, batch: Batch) -> Exercise:
+        """What to denoise: the pictures of a batch at random levels of noise, and what is known of some."""
         x0 = self._clean(batch.latents, batch.pixels)
         draws, config = batch.draws, self.config
         t = self._training_times(draws).to(x0)  # (B,)
         noise = draws.randn(*x0.shape[1:]).to(x0)
         words = self.words(batch)
         mask = random_masks(draws, x0.shape[-1], config.known_share).to(x0)
-        alpha, sigma = (level.view(-1, 1, 1, 1) for level in self.process.levels(t))
-        x = alpha * x0 + sigma * noise
         known = x0
         if batch.edited is not None and batch.before is not None:
             edited = batch.edited.view(-1, 1, 1, 1)
             before = batch.before if batch.latents is not None else self._clean(None, batch.before)
             known, mask = torch.where(edited, before, x0), torch.where(edited, EDITED, mask)
-        denoised, raw = self._estimate(x, t, *words.flat(), known, mask)
-        error = _error(raw, denoised, x0, noise, alpha, sigma, config.prediction).square().mean((1, 2, 3))  # (B,)
-        low = t < 0.5
-        return {
-            "loss": error.mean(),
-            "loss_low_t": (error * low).sum().detach() / low.sum().clamp_min(1),
-            "loss_high_t": (error * ~low).sum().detach() / (~low).sum().clamp_min(1),
-        }
+        return Exercise(x0, noise, t, words, known, mask)
+
+    def noised(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t (B, C, h, w) of data and noise at t (B,)."""
+        alpha, sigma = (level.view(-1, 1, 1, 1) for level in self.process.levels(t))
+        return alpha * x0 + sigma * noise
+
+    def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
+        """The mean squared error of the prediction (for x0: of the velocity it implies), over (C, h, w)."""
+        given = self.exercise(batch)
+        x0, noise, t = given.x0, given.noise, given.t
+        x = self.noised(x0, noise, t)
+        denoised, raw = self._estimate(x, t, *given.words.flat(), given.known, given.mask)
+        alpha, sigma = (level.view(-1, 1, 1, 1) for level in self.process.levels(t))
+        error = _error(raw, denoised, x0, noise, alpha, sigma, self.config.prediction)
+        return by_noise(error.square().mean((1, 2, 3)), t)
 
     @property
     def edits(self) -> tuple[str, ...]:
@@ -378,6 +397,16 @@ def to_denoised(raw: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, prediction
 
 
 def _error(
+def by_noise(error: Tensor, t: Tensor) -> dict[str, Tensor]:
+    """Each row's error (B,) as the loss, and to look at, its mean at low and at high t (B,)."""
+    low = t < 0.5
+    return {
+        "loss": error.mean(),
+        "loss_low_t": (error * low).sum().detach() / low.sum().clamp_min(1),
+        "loss_high_t": (error * ~low).sum().detach() / (~low).sum().clamp_min(1),
+    }
+
+
     raw: Tensor, denoised: Tensor, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, prediction: str
 ) -> Tensor:
     if prediction == "eps":

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from imagewright.errors import ModelCorruptError
+from imagewright.models.consistency import Consistency, ConsistencyConfig
 from imagewright.models.diffusion import Diffusion, DiffusionConfig
 from imagewright.models.dit import DiTConfig
 from imagewright.models.encoders import CodesConfig, LatentsConfig, PixelsConfig
@@ -32,6 +33,7 @@ TECHNIQUES: dict[type, type[Technique]] = {
     AttributeJudgeConfig: AttributeJudge,
     AutoencoderConfig: Autoencoder,
     DiffusionConfig: Diffusion,
+    ConsistencyConfig: Consistency,
     EncoderJudgeConfig: EncoderJudge,
     GPTConfig: GPT,
     GANConfig: GAN,
@@ -51,6 +53,7 @@ _CONFIGS = {
         AutoencoderConfig,
         DiffusionConfig,
         CodesConfig,
+        ConsistencyConfig,
         DiTConfig,
         GPTConfig,
         GANConfig,

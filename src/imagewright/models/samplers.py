@@ -7,7 +7,8 @@ call it). Each returns x_0.
 
 Sources: Euler and Heun on the probability-flow ODE (arXiv:2206.00364, algorithm 1), Heun with churn (algorithm 2
 there), DDIM (arXiv:2010.02502, equation 12), DPM-Solver++(2M) (arXiv:2211.01095, algorithm 2), ancestral sampling with
-either of DDPM's two fixed variances (arXiv:2006.11239, section 3.2).
+either of DDPM's two fixed variances (arXiv:2006.11239, section 3.2), multistep consistency sampling (arXiv:2303.01469,
+algorithm 1), called lcm as elsewhere.
 """
 
 from __future__ import annotations
@@ -228,6 +229,17 @@ def sample_dpmpp_2m(denoise: Denoise, x: Array, times: Sequence[float], process:
     return x
 
 
+def sample_lcm(denoise: Denoise, x: Array, times: Sequence[float], process: Process, noise: Noise) -> Array:
+    """Noise each estimate of x_0 anew: multistep consistency sampling. Only a consistency model's estimates are samples
+    of the data; another's are means of what x_t may come from, and too smooth."""
+    for t, s in pairwise(times):
+        x = denoise(x, t)
+        if s > 0:
+            alpha, sigma = process.levels(s)
+            x = alpha * x + sigma * noise()
+    return x
+
+
 def _lambda(t: float, process: Process) -> float:
     alpha, sigma = process.levels(t)
     if alpha <= 0:
@@ -243,6 +255,7 @@ SAMPLERS: dict[str, Callable[..., Array]] = {
     "ancestral": sample_ancestral,
     "ancestral_wide": sample_ancestral_wide,
     "heun_sde": sample_heun_sde,
+    "lcm": sample_lcm,
 }
 
 

@@ -43,6 +43,7 @@ ALIASES: dict[str, tuple[str, ...]] = {  # our samplers, with that program's nam
     "ancestral": ("Euler a", "k_euler_a"),
     "ancestral_wide": (),
     "heun_sde": (),
+    "lcm": ("LCM",),
 }
 _BY_NAME = {alias.lower(): name for name, aliases in ALIASES.items() for alias in (name, *aliases)}
 _PLAIN = {  # fields of that program that ask for nothing when they have these values

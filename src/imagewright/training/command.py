@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import torch
 from imagewright.data.loader import CaptionedFolder
 from imagewright.errors import OptionError
 from imagewright.models import registry
+from imagewright.models.consistency import Consistency, ConsistencyConfig, student_of
+from imagewright.models.diffusion import Diffusion
 from imagewright.models.technique import Prompted, Technique
 from imagewright.models.text import load_pretrained
 from imagewright.text import Tokenizer
@@ -41,6 +43,7 @@ class _Job:
     start: Path | None = None
 
 
+    teacher: Diffusion | None = None
 def run(
     technique: str,
     data: Path,
@@ -59,13 +62,15 @@ def run(
     `overrides`: see training/overrides.py. `size`: side of the pictures in pixels. `condition`: `text`, `class` (only
     the concept's name, no scenes) or `none`. `minutes`: for the whole command. A model on latents or codes first trains
     the autoencoder or tokenizer that it works on; `first_stage` names a finished run of one to use instead. `start`: a
-    run of the same model, whose averaged weights are where this one begins (fine-tuning). The same call goes on where
-    it stopped. Raises OptionError on unknown names and on values that cannot work.
+    run of the same model, whose averaged weights are where this one begins (fine-tuning); for `consistency`, the
+    diffusion run to make a student of. The same call goes on where it stopped. Raises OptionError on unknown names and
+    on values that cannot work.
     """
     if condition not in CONDITIONS:
         raise OptionError(f"There is no condition {condition!r}.", nearest(condition, CONDITIONS))
     found = _preset(technique, preset or "cpu")
-    two_stages = stage_of(found.model) is not None
+    is_student = isinstance(found.model, ConsistencyConfig)
+    two_stages = stage_of(found.model) is not None and not is_student
     dials, model_changes, stage_changes = options.split(overrides, two_stages)
     if minutes is not None:
         dials["minutes"] = str(minutes * (1 - FIRST_STAGE_SHARE) if two_stages and first_stage is None else minutes)
@@ -73,6 +78,8 @@ def run(
     config = options.changed(found.train, dials)
     if not two_stages:
         if first_stage is not None:
+    if is_student:
+        return _train_student(found, config, model_changes, data, out, condition, first_stage, start)
             raise OptionError(f"The preset {preset!r} of {technique} has no first stage.", "Leave --autoencoder out.")
         job = _job(sized(model, size), config, data, found.scenes_share, condition, start)
         built = _built(job)
@@ -115,9 +122,45 @@ def _train_stage(job: _Job, preset: str, dials: Mapping[str, str], out: Path) ->
     return _train(built, _source(built, stage), stage, out)
 
 
-def _train_on_stage(built: Technique, job: _Job, first_stage: Path, cache_folder: Path, out: Path) -> TrainReport:
+def _train_student(
+    found: Preset,
+    config: TrainConfig,
+    changes: Mapping[str, str],
+    data: Path,
+    out: Path,
+    condition: str,
+    first_stage: Path | None,
+    start: Path | None,
+) -> TrainReport:
+    """Train the student of the diffusion run `start`, which gives it its network and its autoencoder."""
+    teacher = _teacher(start)
+    model = options.changed(student_of(found.model, teacher.config), changes)
+    job = replace(_job(model, config, data, found.scenes_share, condition, start), teacher=teacher)
+    built = _built(job)
+    if stage_of(model) is None:
+        return _train(built, _source(built, job), job, out)
+    return _train_on_stage(built, job, first_stage, first_stage or out, out)
+
+
+def _teacher(start: Path | None) -> Diffusion:
+    if start is None:
+        raise OptionError("A consistency model is tuned from a diffusion run.", "Name it: --from RUN.")
+    found = load_model(start)
+    if type(found) is not Diffusion:
+        raise OptionError(
+            f"{start} holds a {type(found).__name__}, which cannot be the teacher of a consistency model.",
+            "Give the run of a model of the technique diffusion.",
+        )
+    return found
+
+
+def _train_on_stage(
+    built: Technique, job: _Job, first_stage: Path | None, cache_folder: Path, out: Path
+) -> TrainReport:
+    """`first_stage`: the run whose weights the model's autoencoder gets; None: it has them."""
     encoder: Any = built.encoder
-    encoder.autoencoder.load_state_dict(load_model(first_stage).state_dict())
+    if first_stage is not None:
+        encoder.autoencoder.load_state_dict(load_model(first_stage).state_dict())
     cache = cache_latents(encoder, job.folder, built.pixels, cache_folder, scaled=job.start is not None)
     edits_share = getattr(job.model, "edit_share", 0.0)
     source = LatentSource(job.folder, built.pixels, Tokenizer(), cache, job.scenes_share, job.condition, edits_share)
@@ -147,6 +190,9 @@ def _built(job: _Job) -> Technique:
     if job.start is not None:
         _begin_from(built, job.start)
     return built.to(local_device())
+    if isinstance(built, Consistency) and job.teacher is not None:
+        built.learn_from(job.teacher)
+        facts["teacher"] = weights_digest(job.teacher)
 
 
 def _begin_from(built: Technique, folder: Path) -> None:

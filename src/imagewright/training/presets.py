@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from imagewright.models.consistency import ConsistencyConfig
 from imagewright.models.diffusion import DiffusionConfig
 from imagewright.models.dit import DiTConfig
 from imagewright.models.encoders import CodesConfig, LatentsConfig, PixelsConfig
@@ -119,6 +120,22 @@ PRESETS: dict[str, dict[str, Preset]] = {
                                    sample_every=500, heldout_every=500), 0.),
     },
     "autoregressive": {
+    "consistency": {  # the network is that of the run that it starts from
+        "tiny": Preset(ConsistencyConfig(LatentsConfig(_AE_TINY), DiTConfig(width=64, depth=2, heads=2, patch=1,
+                                                                             copies=True),
+                                         edit_share=.3, halve_every=50),
+                       TrainConfig(batch=32, steps=200, lr=3e-4, warmup=20, ema=.98,
+                                   checkpoint_minutes=2, sample_every=100, heldout_every=100)),
+        "cpu":  Preset(ConsistencyConfig(LatentsConfig(_AE_64), DiTConfig(width=384, depth=8, heads=6, patch=2,
+                                                                           copies=True), edit_share=.3),
+                       TrainConfig(batch=64, steps=800, lr=2e-4, warmup=20, cooldown=.25, ema=.98,
+                                   checkpoint_minutes=5, sample_every=200, heldout_every=200), .2),
+        "gpu":  Preset(ConsistencyConfig(LatentsConfig(_AE_128), edit_share=.3, halve_every=1_000,
+                                         network=DiTConfig(width=384, depth=8, heads=6, patch=1, copies=True)),
+                       TrainConfig(batch=1024, steps=6_000, lr=2e-4, warmup=100, cooldown=.25, ema=.998,
+                                   compile=True, checkpoint_minutes=1,
+                                   sample_every=1_000, heldout_every=500), .4),
+    },
         "tiny": Preset(GPTConfig(CodesConfig(_TOK_TINY), width=64, depth=2, heads=2),
                        TrainConfig(batch=32, steps=200, lr=1e-3, warmup=20, ema=.98,
                                    checkpoint_minutes=2, sample_every=100, heldout_every=100)),
@@ -143,17 +160,17 @@ PRESETS: dict[str, dict[str, Preset]] = {
                                              sample_every=2_000, heldout_every=1_000), .2),
     },
     "judge": {
-        "encoder":    Preset(EncoderJudgeConfig(patch=4, widths=(64, 112, 144), blocks=(1, 1, 1)),
-                             _judge(2_500, 11), .15),
+        "encoder":    Preset(EncoderJudgeConfig(patch=4, widths=(64, 112, 144), blocks=(1, 1, 1), palette=6),
+                             _judge(6_000, 11, muon=True, heldout_every=500), .15),
         "match":      Preset(MatchJudgeConfig(patch=4, widths=(64, 128, 144), blocks=(1, 1, 1)),
                              _judge(4_000, 22), .35),
-        "attributes": Preset(AttributeJudgeConfig(patch=4, widths=(64, 96, 112), blocks=(1, 1, 1)),
-                             _judge(3_000, 33), .5),
-        "tiny-encoder":    Preset(EncoderJudgeConfig(**_JUDGE_TINY, features=32),
+        "attributes": Preset(AttributeJudgeConfig(patch=4, widths=(64, 96, 112), blocks=(1, 1, 1), palette=5),
+                             _judge(6_000, 33, muon=True, heldout_every=500), .5),
+        "tiny-encoder":    Preset(EncoderJudgeConfig(**_JUDGE_TINY, features=32, palette=4),
                                   _judge(150, 1, batch=32, warmup=10, ema=.95), .15),
         "tiny-match":      Preset(MatchJudgeConfig(**_JUDGE_TINY, features=32),
                                   _judge(150, 2, batch=32, warmup=10, ema=.95), .35),
-        "tiny-attributes": Preset(AttributeJudgeConfig(**_JUDGE_TINY, slot=32),
+        "tiny-attributes": Preset(AttributeJudgeConfig(**_JUDGE_TINY, slot=32, palette=4),
                                   _judge(150, 3, batch=32, warmup=10, ema=.95), .9),
     },
     "vae": {

@@ -102,15 +102,16 @@ def describe(technique: Technique, config: TrainConfig, facts: Mapping[str, Any]
 def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> list[str]:
     """The dials and the data that changed since `saved`, which a run may go on with, as `key: old -> new`.
 
-    Raises CheckpointError if the model, its first stage or its kind of optimiser is another.
+    Raises CheckpointError if the model, its first stage, its teacher or its kind of optimiser is another.
     """
     from imagewright.models import registry
 
     older = json.loads(json.dumps(registry.completed(saved["model"])))
     model = differences(older, now["model"], "model.")
     dials = differences(saved["train"], now["train"], "train.")
-    stage = differences(_known(saved, "first_stage", now), _known(now, "first_stage", saved))
-    wrong = [*model, *stage, *(d for d in dials if d.startswith("train.muon:"))]
+    sources = ("first_stage", "teacher")
+    parts = [d for key in sources for d in differences(_known(saved, key, now), _known(now, key, saved))]
+    wrong = [*model, *parts, *(d for d in dials if d.startswith("train.muon:"))]
     if wrong:
         raise CheckpointError(
             f"{out} holds another run: {'; '.join(wrong)}.", "Use the same options or another folder."

@@ -91,7 +91,8 @@ def sample(
         watch.told(step, steps)
         watch.seen("step", step, kept, lambda: decode(model, denoised)[0], t=t, sigma=process.levels(t)[1])
 
-    denoise = guided(lambda x, t: rows(x, t, 1), both, options["guidance"], tuple(options["interval"]))
+    scale, interval = options.get("guidance", 1.0), tuple(options.get("interval", (0.0, 1.0)))  # or it is baked in
+    denoise = guided(lambda x, t: rows(x, t, 1), both, scale, interval)
     denoise = anchored(denoise, start, partial(encode, model), partial(decode, model))
     sampler = stopped(SAMPLERS[options["sampler"]], options.get("stop", 1.0))
     x: Floats = sampler(observed(denoise, times, seen), begun, times, process, noise)
