@@ -88,7 +88,6 @@ class DiffusionConfig:
             raise ValueError("log_normal times are for the edm process.")
 
 
-class Diffusion(Prompted):
 @dataclass(frozen=True)
 class Exercise:
     """Data `x0` (B, C, h, w) to find in what `noise` and `t` (B,) make of it, told `words`, and shown `known`
@@ -102,6 +101,7 @@ class Exercise:
     mask: Tensor
 
 
+class Diffusion(Prompted):
     """Text and style to pictures, by denoising in the space of `config.encoder`."""
 
     family: ClassVar[str] = "diffusion"
@@ -396,7 +396,6 @@ def to_denoised(raw: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor, prediction
     return (x - sigma * raw) / (alpha + sigma)  # flow
 
 
-def _error(
 def by_noise(error: Tensor, t: Tensor) -> dict[str, Tensor]:
     """Each row's error (B,) as the loss, and to look at, its mean at low and at high t (B,)."""
     low = t < 0.5
@@ -407,6 +406,7 @@ def by_noise(error: Tensor, t: Tensor) -> dict[str, Tensor]:
     }
 
 
+def _error(
     raw: Tensor, denoised: Tensor, x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, prediction: str
 ) -> Tensor:
     if prediction == "eps":

@@ -41,9 +41,9 @@ class _Job:
     scenes_share: float
     condition: str
     start: Path | None = None
-
-
     teacher: Diffusion | None = None
+
+
 def run(
     technique: str,
     data: Path,
@@ -76,10 +76,10 @@ def run(
         dials["minutes"] = str(minutes * (1 - FIRST_STAGE_SHARE) if two_stages and first_stage is None else minutes)
     model = options.changed(found.model, model_changes)
     config = options.changed(found.train, dials)
-    if not two_stages:
-        if first_stage is not None:
     if is_student:
         return _train_student(found, config, model_changes, data, out, condition, first_stage, start)
+    if not two_stages:
+        if first_stage is not None:
             raise OptionError(f"The preset {preset!r} of {technique} has no first stage.", "Leave --autoencoder out.")
         job = _job(sized(model, size), config, data, found.scenes_share, condition, start)
         built = _built(job)
@@ -169,6 +169,9 @@ def _train_on_stage(
 
 def _train(built: Technique, source: PixelSource, job: _Job, out: Path, facts: Mapping[str, Any] = {}) -> TrainReport:
     facts = {"condition": job.condition, **facts}
+    if isinstance(built, Consistency) and job.teacher is not None:
+        built.learn_from(job.teacher)
+        facts["teacher"] = weights_digest(job.teacher)
     preview, checkup = preview_of(built, source), checkup_of(built, source)
     return train(built, source, job.config, out, preview=preview, checkup=checkup, facts=facts)
 
@@ -190,9 +193,6 @@ def _built(job: _Job) -> Technique:
     if job.start is not None:
         _begin_from(built, job.start)
     return built.to(local_device())
-    if isinstance(built, Consistency) and job.teacher is not None:
-        built.learn_from(job.teacher)
-        facts["teacher"] = weights_digest(job.teacher)
 
 
 def _begin_from(built: Technique, folder: Path) -> None:

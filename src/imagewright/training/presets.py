@@ -119,7 +119,6 @@ PRESETS: dict[str, dict[str, Preset]] = {
                        TrainConfig(batch=64, steps=4_000, lr=2e-3, warmup=100, ema=.995, checkpoint_minutes=2,
                                    sample_every=500, heldout_every=500), 0.),
     },
-    "autoregressive": {
     "consistency": {  # the network is that of the run that it starts from
         "tiny": Preset(ConsistencyConfig(LatentsConfig(_AE_TINY), DiTConfig(width=64, depth=2, heads=2, patch=1,
                                                                              copies=True),
@@ -136,6 +135,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                                    compile=True, checkpoint_minutes=1,
                                    sample_every=1_000, heldout_every=500), .4),
     },
+    "autoregressive": {
         "tiny": Preset(GPTConfig(CodesConfig(_TOK_TINY), width=64, depth=2, heads=2),
                        TrainConfig(batch=32, steps=200, lr=1e-3, warmup=20, ema=.98,
                                    checkpoint_minutes=2, sample_every=100, heldout_every=100)),
@@ -160,17 +160,17 @@ PRESETS: dict[str, dict[str, Preset]] = {
                                              sample_every=2_000, heldout_every=1_000), .2),
     },
     "judge": {
-        "encoder":    Preset(EncoderJudgeConfig(patch=4, widths=(64, 112, 144), blocks=(1, 1, 1), palette=6),
-                             _judge(6_000, 11, muon=True, heldout_every=500), .15),
+        "encoder":    Preset(EncoderJudgeConfig(patch=4, widths=(64, 112, 144), blocks=(1, 1, 1)),
+                             _judge(2_500, 11), .15),
         "match":      Preset(MatchJudgeConfig(patch=4, widths=(64, 128, 144), blocks=(1, 1, 1)),
                              _judge(4_000, 22), .35),
-        "attributes": Preset(AttributeJudgeConfig(patch=4, widths=(64, 96, 112), blocks=(1, 1, 1), palette=5),
-                             _judge(6_000, 33, muon=True, heldout_every=500), .5),
-        "tiny-encoder":    Preset(EncoderJudgeConfig(**_JUDGE_TINY, features=32, palette=4),
+        "attributes": Preset(AttributeJudgeConfig(patch=4, widths=(64, 96, 112), blocks=(1, 1, 1)),
+                             _judge(3_000, 33), .5),
+        "tiny-encoder":    Preset(EncoderJudgeConfig(**_JUDGE_TINY, features=32),
                                   _judge(150, 1, batch=32, warmup=10, ema=.95), .15),
         "tiny-match":      Preset(MatchJudgeConfig(**_JUDGE_TINY, features=32),
                                   _judge(150, 2, batch=32, warmup=10, ema=.95), .35),
-        "tiny-attributes": Preset(AttributeJudgeConfig(**_JUDGE_TINY, slot=32, palette=4),
+        "tiny-attributes": Preset(AttributeJudgeConfig(**_JUDGE_TINY, slot=32),
                                   _judge(150, 3, batch=32, warmup=10, ema=.95), .9),
     },
     "vae": {
