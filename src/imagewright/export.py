@@ -30,6 +30,7 @@ from imagewright.engines.trained import defaults as sampling_defaults
 from imagewright.errors import ModelError, OptionError, OutputError
 from imagewright.models.technique import Graph, Prompted, Technique
 from imagewright.models.text import packed_state
+from imagewright.models.upscaler import FACTOR, Upscaler
 from imagewright.quantise import quantise
 from imagewright.text import MAX_TOKENS
 from imagewright.text_encoder import HEADS as TEXT_HEADS
@@ -51,6 +52,7 @@ def export(
     share: bool = False,
     rank: int | None = None,
     without: Collection[str] = (),
+    upscaler: Path | None = None,
 ) -> Path:
     """Write the averaged weights of `run_dir` as an ONNX folder `out_dir`, and return it.
 
@@ -58,7 +60,7 @@ def export(
     (steps, guidance, temperature) that replace those of the run's configuration. `share`: a part that a model beside
     `out_dir` holds already is named there instead of written again. `rank`: its place among the models of a folder
     (lower first, 9 if not said). `without`: parts that drawing does not need and that are not written.
-    Raises ModelNotFoundError, ModelCorruptError, ModelError for a model that makes no pictures alone, OptionError for
+    `upscaler`: a run of one, to go with it. Raises ModelNotFoundError, ModelCorruptError, ModelError for a model that makes no pictures alone, OptionError for
     a default that the technique has not, and OutputError if `out_dir` holds anything but an exported model.
     """
     if bits not in (32, 8, 4):
@@ -80,6 +82,8 @@ def export(
             spare = ", ".join(name for name in graphs if name not in needed)
             raise OptionError(f"The part {part!r} cannot be left out.", f"These can: {spare or 'none'}.")
         del graphs[part]
+    if upscaler is not None:
+        graphs |= _enlarging(technique, upscaler)
     path, run_config = open_model(run_dir)
     partial = out_dir.with_name(f".{out_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -99,6 +103,19 @@ def export(
     shutil.rmtree(out_dir, ignore_errors=True)
     partial.rename(out_dir)
     return out_dir
+
+
+def _enlarging(technique: Technique, run_dir: Path) -> dict[str, Graph]:
+    """The part that makes the technique's pictures larger. Raises OptionError if the run is of something else."""
+    found = load_model(run_dir, ema=True).eval()
+    if not isinstance(found, Upscaler):
+        raise OptionError(
+            f"{run_dir} holds a {type(found).__name__}.", "Train one: imagewright train --technique upscaler"
+        )
+    if found.pixels != FACTOR * technique.pixels:
+        fix = f"Train one of {FACTOR * technique.pixels} pixels."
+        raise OptionError(f"The upscaler makes pictures of {found.pixels} pixels a side.", fix)
+    return found.graphs()
 
 
 def write_graph(graph: Graph, file: Path, bits: int) -> None:

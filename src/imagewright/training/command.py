@@ -16,6 +16,7 @@ from imagewright.models.consistency import Consistency, ConsistencyConfig, stude
 from imagewright.models.diffusion import Diffusion
 from imagewright.models.technique import Prompted, Technique
 from imagewright.models.text import load_pretrained
+from imagewright.models.upscaler import FACTOR
 from imagewright.text import Tokenizer
 from imagewright.training import overrides as options
 from imagewright.training.checkpoint import load_model
@@ -25,6 +26,7 @@ from imagewright.training.distributed import local_device
 from imagewright.training.loop import TrainReport, train
 from imagewright.training.presets import PRESETS, Preset
 from imagewright.training.previews import preview_of
+from imagewright.training.redrawn import RedrawnSource, redraw
 from imagewright.training.sources import CONDITIONS, LatentSource, PixelSource, cache_latents, weights_digest
 
 FIRST_STAGE_SHARE = 0.25  # of the minutes
@@ -78,6 +80,10 @@ def run(
     config = options.changed(found.train, dials)
     if is_student:
         return _train_student(found, config, model_changes, data, out, condition, first_stage, start)
+    if technique == "upscaler":
+        if first_stage is not None:
+            raise OptionError("An upscaler has no first stage.", "Leave --autoencoder out; --from names what it mends.")
+        return _train_upscaler(_job(sized(model, size), config, data, 0.0, "none", None), start, out)
     if not two_stages:
         if first_stage is not None:
             raise OptionError(f"The preset {preset!r} of {technique} has no first stage.", "Leave --autoencoder out.")
@@ -165,6 +171,21 @@ def _train_on_stage(
     edits_share = getattr(job.model, "edit_share", 0.0)
     source = LatentSource(job.folder, built.pixels, Tokenizer(), cache, job.scenes_share, job.condition, edits_share)
     return _train(built, source, job, out, {"first_stage": weights_digest(encoder.autoencoder)})
+
+
+def _train_upscaler(job: _Job, drawer: Path | None, out: Path) -> TrainReport:
+    """Train an upscaler on what the diffusion model of the run `drawer` makes of the pictures."""
+    if drawer is None:
+        raise OptionError(
+            "An upscaler learns from what a model draws.", "Name the run of a diffusion model with --from."
+        )
+    built, model = _built(job), load_model(drawer).eval().to(local_device())
+    if model.pixels * FACTOR != built.pixels:
+        fix = f"Use --size {model.pixels * FACTOR}."
+        raise OptionError(f"The model in {drawer} draws {model.pixels} pixels a side.", fix)
+    cache = redraw(model, job.folder, job.model.redrawn, out, job.config.seed)
+    facts = {"drawer": weights_digest(model)}
+    return _train(built, RedrawnSource(job.folder, built.pixels, Tokenizer(), cache, job.model.crop), job, out, facts)
 
 
 def _train(built: Technique, source: PixelSource, job: _Job, out: Path, facts: Mapping[str, Any] = {}) -> TrainReport:

@@ -21,6 +21,7 @@ from imagewright.models.hvae import HVAEConfig
 from imagewright.models.judge import AttributeJudgeConfig, EncoderJudgeConfig, MatchJudgeConfig
 from imagewright.models.stylegan import StyleGANConfig
 from imagewright.models.unet import UNetConfig
+from imagewright.models.upscaler import UpscalerConfig
 from imagewright.models.vae import AutoencoderConfig, VAEConfig
 from imagewright.models.var import VARConfig
 from imagewright.models.vqvae import TokenizerConfig
@@ -158,6 +159,18 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "gpu":  Preset(_TOK_128, TrainConfig(batch=256, steps=12_000, lr=1e-3, warmup=200, schedule="cosine", ema=.999,
                                              compile=True, checkpoint_minutes=1,
                                              sample_every=2_000, heldout_every=1_000), .2),
+    },
+    "upscaler": {
+        "tiny": Preset(UpscalerConfig(size=64, width=16, blocks=1, deep=16, fine=8, redrawn=64),
+                       TrainConfig(batch=8, steps=60, lr=1e-3, warmup=5, ema=.95,
+                                   checkpoint_minutes=2, sample_every=30, heldout_every=30)),
+        "cpu":  Preset(UpscalerConfig(), TrainConfig(batch=16, steps=8_000, lr=1.5e-3, warmup=100, schedule="cosine",
+                                                     ema=.998, weight_decay=0., checkpoint_minutes=3,
+                                                     sample_every=500, heldout_every=500)),
+        "gpu":  Preset(UpscalerConfig(size=256, redrawn=65_536), TrainConfig(batch=128, steps=10_000, lr=8e-4, warmup=200,
+                                                             schedule="cosine", ema=.999, weight_decay=0.,
+                                                             checkpoint_minutes=1, sample_every=1_000,
+                                                             heldout_every=1_000)),
     },
     "judge": {
         "encoder":    Preset(EncoderJudgeConfig(patch=4, widths=(64, 112, 144), blocks=(1, 1, 1)),
