@@ -47,6 +47,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def drawer(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a diffusion model that has learned next to nothing."""
+    out = tmp_path_factory.mktemp("drawer")
+    run("diffusion", folder, "tiny", out, QUICK)
+    return out
+
+
 def test_two_stages_train_and_the_same_command_goes_on(folder: Path, tmp_path: Path) -> None:
     first = run("diffusion", folder, "tiny", tmp_path / "run", QUICK)
     assert (first.step, first.reason) == (3, "steps")
@@ -82,11 +90,15 @@ def test_pairs_with_an_instruction_are_learned_from_a_run_on(folder: Path, tmp_p
 
 
 @pytest.mark.parametrize("technique", TRAINABLE)
-def test_every_technique_trains_is_looked_at_and_can_be_loaded(technique: str, folder: Path, tmp_path: Path) -> None:
+def test_every_technique_trains_is_looked_at_and_can_be_loaded(
+    technique: str, folder: Path, drawer: Path, tmp_path: Path
+) -> None:
     dials = {"steps": "1", "batch": "8", "sample_every": "1", "heldout_every": "1"}
     first_stage = stage_of(PRESETS[technique]["tiny"].model) is not None
     stage_dials = {f"autoencoder.{name}": "0" if name.endswith("every") else v for name, v in dials.items()}
-    run(technique, folder, "tiny", tmp_path / "run", {**dials, **(stage_dials if first_stage else {})})
+    start = drawer if technique == "consistency" else None
+    dials |= stage_dials if first_stage and start is None else {}
+    run(technique, folder, "tiny", tmp_path / "run", dials, start=start)
     events = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     model = load_model(tmp_path / "run")
     found = [set(e) for e in events if e["event"] == "checkup"]
@@ -94,6 +106,27 @@ def test_every_technique_trains_is_looked_at_and_can_be_loaded(technique: str, f
     assert any(e["event"] == "heldout" for e in events) and (tmp_path / "run/samples/step-00000001.png").exists()
     assert (tmp_path / "run/checkpoints/best").exists() == (len(model.phases) == 1)
     assert len(list((tmp_path / "run").glob("latents-*.safetensors"))) == first_stage
+
+
+def test_a_student_has_the_parts_of_its_teacher_and_no_other_goes_on(
+    folder: Path, drawer: Path, tmp_path: Path
+) -> None:
+    dials = {"steps": "1", "batch": "8", "sample_every": "0", "lr": "1e-9", "model.halvings": "0"}
+    run("consistency", folder, "tiny", tmp_path / "run", dials, first_stage=drawer / "autoencoder", start=drawer)
+    student, teacher = load_model(tmp_path / "run"), load_model(drawer)
+    assert student.config.network == teacher.config.network and student.config.halvings == 0
+    for name, tensor in teacher.state_dict().items():
+        torch.testing.assert_close(tensor, student.state_dict()[name], atol=1e-6, rtol=0, msg=name)
+    with pytest.raises(OptionError, match="holds a Consistency"):
+        run("consistency", folder, "tiny", tmp_path / "other", dials, start=tmp_path / "run")
+    with pytest.raises(OptionError, match="holds a Autoencoder"):
+        run("consistency", folder, "tiny", tmp_path / "other", dials, start=drawer / "autoencoder")
+    with pytest.raises(OptionError, match="is tuned from a diffusion run"):
+        run("consistency", folder, "tiny", tmp_path / "other", dials)
+    another = tmp_path / "another"
+    run("diffusion", folder, "tiny", another, {**QUICK, "seed": "1"})
+    with pytest.raises(CheckpointError, match="teacher"):
+        run("consistency", folder, "tiny", tmp_path / "run", dials, start=another)
 
 
 def test_overrides_reach_the_model(folder: Path, tmp_path: Path) -> None:

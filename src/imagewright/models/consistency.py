@@ -42,12 +42,11 @@ class ConsistencyConfig(DiffusionConfig):
     `guidance`, `interval`: what is baked in. The text encoder stays as the teacher's."""
 
     target: Target = "teacher"
-    halvings: int = 3
-    halve_every: int = 150
+    halvings: int = 0
+    halve_every: int = 1_000
     times: Times = "uniform"
     steps: int = 4
     guidance: float = 4.0
-    sampler: str = "lcm"
 
 
 class Consistency(Diffusion):
