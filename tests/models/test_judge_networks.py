@@ -16,12 +16,14 @@ from imagewright.models.judge import (
     EncoderJudgeConfig,
     JudgeBatch,
     Labels,
+    Palette,
     contrast,
     jittered,
     known_entropy,
     laid_over,
 )
 
+COLOURS = [(0, 0, 0), (0, 0, 1), (1, 0, 0)]
 SMALL = {"size": 32, "widths": (16, 32), "blocks": (1, 1)}
 
 
@@ -39,7 +41,8 @@ def batch_of(rows: int = 8) -> JudgeBatch:
     "config",
     [
         EncoderJudgeConfig(**SMALL, concepts=4, groups=3, features=16),
-        AttributeJudgeConfig(**SMALL, things=4, colours=3, slot=16),
+        EncoderJudgeConfig(**SMALL, concepts=4, groups=3, features=16, palette=3),
+        AttributeJudgeConfig(**SMALL, things=4, colours=3, slot=16, palette=3),
     ],
 )
 def test_a_judge_learns_a_batch_by_heart(config: object) -> None:
@@ -71,6 +74,22 @@ def test_jitter_keeps_colours_below_alpha_and_depends_on_the_draws_alone() -> No
     one, two = (jittered(pixels, Draws(0, 1, 0, 4, 4)) for _ in range(2))
     assert torch.equal(one, two) and not torch.equal(one, jittered(pixels, Draws(0, 2, 0, 4, 4)))
     assert (one[:, :3] <= one[:, 3:] + 1e-6).all()
+
+
+def test_a_palette_says_how_much_there_is_of_each_colour() -> None:
+    rgb = torch.full((1, 3, 4, 4), -1.0)  # black
+    rgb[:, 0, :, 2:] = 1  # its right half is red
+    rgb[:, 2, 0, 0] = -0.5  # a pixel of sixteen, a quarter of the way from black to blue: it is one of four that count
+    shares = Palette(2)(rgb)[0].square() / 8
+    found = {tuple(colour): round(float(shares[4 * colour[0] + 2 * colour[1] + colour[2]]), 4) for colour in COLOURS}
+    assert found == {(0, 0, 0): 0.4375, (0, 0, 1): 0.0625, (1, 0, 0): 0.5}
+    assert torch.isclose(shares.sum(), torch.tensor(1.0))
+
+
+def test_convolutions_inside_the_trunk_are_for_muon() -> None:
+    groups = registry.build(EncoderJudgeConfig(**SMALL, palette=3)).param_groups()
+    assert {p.ndim for p in groups["hidden"]} == {4} and len(groups["hidden"]) == 5
+    assert sum(p.ndim == 4 for p in groups["decay"]) == 1  # the first one, which sees the pixels
 
 
 def test_unknown_labels_cost_nothing() -> None:

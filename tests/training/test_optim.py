@@ -85,6 +85,18 @@ def test_muon_scales_tall_matrices_and_decays() -> None:
     assert torch.linalg.svdvals(q.detach()).mean() == pytest.approx(0.5 * 2, rel=0.25)
 
 
+def test_muon_sees_a_convolution_as_a_matrix() -> None:
+    rng = torch.Generator().manual_seed(5)
+    kernel, gradient = torch.randn(6, 4, 3, 3, generator=rng), torch.randn(6, 4, 3, 3, generator=rng)
+    conv = nn.Parameter(kernel.clone(memory_format=torch.channels_last))
+    matrix = nn.Parameter(kernel.flatten(1).clone())
+    conv.grad, matrix.grad = gradient.clone(), gradient.flatten(1).clone()
+    for p in (conv, matrix):
+        Muon([p], lr=0.1, weight_decay=0.1).step()
+    torch.testing.assert_close(conv.detach().flatten(1), matrix.detach(), rtol=0, atol=2e-3)
+    assert not torch.equal(conv.detach(), kernel)
+
+
 def test_muon_takes_hidden_matrices_only_if_asked() -> None:
     model = tiny()
     with_muon = Optimizers(model.param_groups(), dials(muon=True))

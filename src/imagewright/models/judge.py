@@ -1,7 +1,8 @@
 """Three small judges of pictures: what is shown and how it is drawn, whether it fits some words, what a scene holds.
 
 They measure generative models and are never used as a loss. All see 64 x 64 RGB: pictures are laid over random plain
-backgrounds and jittered while they learn, so that none rewards transparency or an exact place.
+backgrounds and jittered while they learn, so that none rewards transparency or an exact place. They are hardly lit
+anew: a vendor's palette is what tells its style best, and light that varies by an eighth hides it.
 
 - `EncoderJudge`: concept, style and group, and a unit vector in which pictures of one concept lie together
   (supervised contrast, arXiv:2004.11362; cosine classifier, arXiv:1703.07464). Space of all distances.
@@ -24,14 +25,14 @@ from torch import Tensor, nn
 
 from imagewright.data.batch import Batch, Draws, TextTokens
 from imagewright.models.layers import ResidualConv
-from imagewright.models.technique import Call, Cond, Graph, Technique
+from imagewright.models.technique import Call, Cond, Graph, Technique, sort_parameters
 from imagewright.models.text import TextConfig, TextEncoder
 from imagewright.watch import Watch
 
 AXES = ("none", "horizontal", "vertical")  # how the first and the second slot of a scene lie
 COUNTS = 4
 NARROW = 32  # channels of the cells of an AttributeJudge
-SHIFT, ZOOM, TURN, LIGHT = 0.08, 0.12, 0.10, 0.12  # the most that training moves, scales, turns and lights a picture
+SHIFT, ZOOM, TURN, LIGHT = 0.08, 0.12, 0.10, 0.03  # the most that training moves, scales, turns and lights a picture
 SMOOTHING = 0.1
 
 
@@ -63,13 +64,15 @@ class JudgeBatch(Batch):
 @dataclass(frozen=True)
 class JudgeConfig:
     """The convolutional trunk: `patch` pixels a side go into one cell, then residual blocks at each width, halving in
-    between. `dropout` is on the features."""
+    between. `dropout` is on the features. `palette` levels of each of three channels: the colours that a Palette tells
+    apart; 0: there is none."""
 
     size: int = 64
     patch: int = 2
     widths: tuple[int, ...] = (32, 64, 128, 160)
     blocks: tuple[int, ...] = (1, 1, 1, 1)
     dropout: float = 0.1
+    palette: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,31 @@ class Trunk(nn.Sequential):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+class Palette(nn.Module):
+    """How much of a picture has each of `levels` ** 3 colours: (B, 3, H, W) in [-1, 1] -> (B, levels ** 3).
+
+    A pixel is shared out among the eight colours around it, every second pixel of every second row counts, and the
+    shares are brought to their square roots (Hellinger's distance), of mean square 1. Nothing is learned here.
+    """
+
+    levels: Tensor
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.register_buffer("levels", torch.linspace(-1, 1, levels), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, rgb: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, levels ** 3)."""
+        few = rgb[:, :, ::2, ::2].flatten(2)  # (B, 3, P)
+        steps = (few[..., None] - self.levels).abs() * (len(self.levels) - 1) / 2
+        red, green, blue = (1 - steps).clamp(min=0).unbind(1)  # (B, P, levels) each, of sum 1
+        pairs = (red[..., :, None] * green[..., None, :]).flatten(2)  # (B, P, levels²)
+        with torch.autocast(rgb.device.type, enabled=False):
+            shares = (pairs.transpose(1, 2) @ blue).flatten(1) / few.size(2)
+        return (shares * shares.size(1)).sqrt()
+
+
 class Judge(Technique):
     """What the three share: the trunk, how pictures are shown to it, and that it draws nothing."""
 
@@ -129,6 +157,7 @@ class Judge(Technique):
         super().__init__()
         self.config = config
         self.trunk = Trunk(config)
+        self.palette = Palette(config.palette) if config.palette else None
         self.dropout = nn.Dropout(config.dropout)
 
     @property
@@ -140,9 +169,23 @@ class Judge(Technique):
         """A judge draws nothing."""
         raise NotImplementedError(f"{type(self).__name__} judges pictures and makes none.")
 
+    def param_groups(self, phase: str = "main") -> dict[str, list[nn.Parameter]]:
+        """As of any technique, with the convolutions of the trunk but its first for Muon."""
+        groups = sort_parameters(self)
+        inner = {id(p) for layer in list(self.trunk)[2:] for p in layer.parameters() if p.ndim == 4}
+        decay = groups["decay"]
+        groups["hidden"] += [p for p in decay if id(p) in inner]
+        groups["decay"] = [p for p in decay if id(p) not in inner]
+        return groups
+
     def cells(self, rgb: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w)."""
         return self.dropout(self.trunk(rgb.contiguous(memory_format=torch.channels_last)))
+
+    def summary(self, rgb: Tensor) -> Tensor:
+        """(B, 3, H, W) -> the mean cell, then the palette if there is one (B, C + K)."""
+        mean = self.cells(rgb).float().mean((2, 3))
+        return mean if self.palette is None else torch.cat([mean, self.dropout(self.palette(rgb))], dim=1)
 
     def shown(self, batch: Batch, grounds: Tensor | None = None) -> Tensor:
         """The pictures as the judge sees them (B, 3, H, W): jittered in training, over random backgrounds always.
@@ -165,8 +208,8 @@ class EncoderJudge(Judge):
 
     def __init__(self, config: EncoderJudgeConfig) -> None:
         super().__init__(config)
-        self.project = nn.Linear(config.widths[-1], config.features)
-        self.concepts = nn.Parameter(torch.randn(config.concepts, config.features))
+        self.project = nn.Linear(config.widths[-1] + config.palette**3, config.features)
+        self.concepts = nn.Parameter(0.1 * torch.randn(config.concepts, config.features))  # short ones turn faster
         self.styles = nn.Linear(config.features, config.styles)
         self.groups = nn.Linear(config.features, config.groups)
         self.contrasted = nn.Linear(config.features, config.features)  # so that the features may keep the style
@@ -177,7 +220,7 @@ class EncoderJudge(Judge):
 
     def judged(self, rgb: Tensor, concepts: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `forward`, with the last layer of the concepts given."""
-        features = unit(self.project(self.cells(rgb).float().mean((2, 3))))
+        features = unit(self.project(self.summary(rgb)))
         scaled = features / self.config.temperature
         return features, concepts(scaled), self.styles(scaled), self.groups(scaled)
 
@@ -269,14 +312,26 @@ class AttributeJudge(Judge):
         side = config.size // config.patch // 2 ** (len(config.widths) - 1)
         self.narrow = nn.Conv2d(config.widths[-1], NARROW, 1)
         self.slots = nn.Linear(NARROW * side**2, 3 * config.slot)
+        self.tint = nn.Linear(config.palette**3, config.slot) if config.palette else None
+        self.place = nn.Parameter(torch.zeros(1, config.widths[-1], side, side))
+        self.look = nn.Conv2d(config.widths[-1], 2, 1)  # where the first thing stands, and the second
+        self.thing = nn.Linear(config.widths[-1], config.slot)
         self.things = nn.Linear(config.slot, config.things)
         self.colours = nn.Linear(config.slot, config.colours + 1)  # 0: its own
         self.whole = nn.Linear(config.slot, len(AXES) + COUNTS + config.colours + config.styles)
 
     def forward(self, rgb: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> the logits named in ATTRIBUTES."""
-        cells = self.narrow(self.cells(rgb)).float().flatten(1)  # (B, 48 * h * w)
-        first, second, whole = F.silu(self.dropout(self.slots(cells))).chunk(3, dim=1)
+        cells = self.cells(rgb) + self.place  # (B, C, h, w)
+        narrow = self.narrow(cells).float().flatten(1)  # (B, 32 * h * w)
+        first, second, whole = self.dropout(self.slots(narrow)).chunk(3, dim=1)
+        if self.palette is not None and self.tint is not None:
+            whole = whole + self.tint(self.dropout(self.palette(rgb)))
+        where = self.look(cells).float().flatten(2).softmax(2)  # (B, 2, h * w)
+        things = self.thing(
+            where @ cells.float().flatten(2).transpose(1, 2)
+        )  # (B, 2, slot): what is there, wherever that is
+        first, second, whole = F.silu(first + things[:, 0]), F.silu(second + things[:, 1]), F.silu(whole)
         sizes = [len(AXES), COUNTS, self.config.colours, self.config.styles]
         rest = self.whole(whole).split(sizes, dim=1)
         return self.things(first), self.things(second), self.colours(first), self.colours(second), *rest

@@ -50,6 +50,7 @@ from imagewright.training.sources import tokenize
 Record = dict[str, Any]
 Rows = NDArray[np.int64]
 LABELS_FILE = "labels.json"
+COMPOSED = ("scene", "edit")  # kinds that show no one concept; edits are left out, they repeat scenes but for one thing
 COMPOSED_SHARE = 0.85  # of the rows of an AttributeJudge that are no scenes
 NEAR_SHARE = 0.7  # of the wrong captions of stickers that come from the same subgroup
 
@@ -68,7 +69,7 @@ class Vocabulary:
     def of(cls, records: Sequence[Record]) -> Vocabulary:
         """Of the training pictures among `records`."""
         trained = [record for record in records if record["split"] == TRAIN]
-        stickers = [record for record in trained if record.get("kind") != "scene"]
+        stickers = [record for record in trained if record.get("kind") not in COMPOSED]
         things = {(o["base"], o["label"]) for record in trained for o in record.get("objects", ())}
         return cls(
             tuple(sorted({record["base"] for record in stickers})),
@@ -94,7 +95,7 @@ class JudgeSource:
         scenes = [(i, record) for i, record in trained if record.get("kind") == "scene"]
         self.scenes = np.array([i for i, record in scenes if not kept_back(record)], np.int64)
         self.kept_back = np.array([i for i, record in scenes if kept_back(record)], np.int64)
-        self.stickers = [(i, record) for i, record in trained if record.get("kind") != "scene"]
+        self.stickers = [(i, record) for i, record in trained if record.get("kind") not in COMPOSED]
         self.labels = label_table(folder.records, vocabulary)
         self.alike, self.near = defaultdict(list), defaultdict(list)
         for i, record in self.stickers:

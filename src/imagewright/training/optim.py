@@ -52,7 +52,7 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum whose update is orthogonalised; for 2-D parameters only."""
+    """Nesterov momentum whose update is orthogonalised; for matrices, and for convolutions (out, in * h * w)."""
 
     def __init__(
         self,
@@ -71,11 +71,12 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     shapes[p.shape].append(p)
-            for (rows, cols), same in shapes.items():
-                update = orthogonalise(torch.stack(self._nesterov(same, group["momentum"])))  # (n, rows, cols)
+            for shape, same in shapes.items():
+                wanted = torch.stack(self._nesterov(same, group["momentum"])).flatten(2)  # (n, rows, cols)
+                update = orthogonalise(wanted).to(same[0].dtype).view(-1, *shape)
                 torch._foreach_mul_(same, 1 - group["lr"] * group["weight_decay"])
-                scale = group["lr"] * math.sqrt(max(1, rows / cols))
-                torch._foreach_add_(same, list(update.to(same[0].dtype).unbind()), alpha=-scale)
+                scale = group["lr"] * math.sqrt(max(1, wanted.size(1) / wanted.size(2)))
+                torch._foreach_add_(same, list(update.unbind()), alpha=-scale)
 
     def _nesterov(self, params: list[Tensor], momentum: float) -> list[Tensor]:
         grads = [p.grad for p in params if p.grad is not None]

@@ -21,7 +21,6 @@ from imagewright.models.hvae import HVAEConfig
 from imagewright.models.judge import AttributeJudgeConfig, EncoderJudgeConfig, MatchJudgeConfig
 from imagewright.models.stylegan import StyleGANConfig
 from imagewright.models.unet import UNetConfig
-from imagewright.models.upscaler import UpscalerConfig
 from imagewright.models.vae import AutoencoderConfig, VAEConfig
 from imagewright.models.var import VARConfig
 from imagewright.models.vqvae import TokenizerConfig
@@ -123,7 +122,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "consistency": {  # the network is that of the run that it starts from
         "tiny": Preset(ConsistencyConfig(LatentsConfig(_AE_TINY), DiTConfig(width=64, depth=2, heads=2, patch=1,
                                                                              copies=True),
-                                         edit_share=.3, halve_every=50),
+                                         edit_share=.3, halvings=2, halve_every=50),
                        TrainConfig(batch=32, steps=200, lr=3e-4, warmup=20, ema=.98,
                                    checkpoint_minutes=2, sample_every=100, heldout_every=100)),
         "cpu":  Preset(ConsistencyConfig(LatentsConfig(_AE_64), DiTConfig(width=384, depth=8, heads=6, patch=2,
@@ -160,30 +159,18 @@ PRESETS: dict[str, dict[str, Preset]] = {
                                              compile=True, checkpoint_minutes=1,
                                              sample_every=2_000, heldout_every=1_000), .2),
     },
-    "upscaler": {
-        "tiny": Preset(UpscalerConfig(size=64, width=16, blocks=1, deep=16, fine=8, redrawn=64),
-                       TrainConfig(batch=8, steps=60, lr=1e-3, warmup=5, ema=.95,
-                                   checkpoint_minutes=2, sample_every=30, heldout_every=30)),
-        "cpu":  Preset(UpscalerConfig(), TrainConfig(batch=16, steps=8_000, lr=1.5e-3, warmup=100, schedule="cosine",
-                                                     ema=.998, weight_decay=0., checkpoint_minutes=3,
-                                                     sample_every=500, heldout_every=500)),
-        "gpu":  Preset(UpscalerConfig(size=256, redrawn=65_536), TrainConfig(batch=128, steps=10_000, lr=8e-4, warmup=200,
-                                                             schedule="cosine", ema=.999, weight_decay=0.,
-                                                             checkpoint_minutes=1, sample_every=1_000,
-                                                             heldout_every=1_000)),
-    },
     "judge": {
-        "encoder":    Preset(EncoderJudgeConfig(patch=4, widths=(64, 112, 144), blocks=(1, 1, 1)),
-                             _judge(2_500, 11), .15),
+        "encoder":    Preset(EncoderJudgeConfig(patch=4, widths=(64, 112, 144), blocks=(1, 1, 1), palette=7),
+                             _judge(6_000, 11, muon=True, heldout_every=500), .15),
         "match":      Preset(MatchJudgeConfig(patch=4, widths=(64, 128, 144), blocks=(1, 1, 1)),
                              _judge(4_000, 22), .35),
-        "attributes": Preset(AttributeJudgeConfig(patch=4, widths=(64, 96, 112), blocks=(1, 1, 1)),
-                             _judge(3_000, 33), .5),
-        "tiny-encoder":    Preset(EncoderJudgeConfig(**_JUDGE_TINY, features=32),
+        "attributes": Preset(AttributeJudgeConfig(patch=4, widths=(64, 96, 112), blocks=(1, 1, 1), palette=6),
+                             _judge(6_000, 33, muon=True, heldout_every=500), .5),
+        "tiny-encoder":    Preset(EncoderJudgeConfig(**_JUDGE_TINY, features=32, palette=4),
                                   _judge(150, 1, batch=32, warmup=10, ema=.95), .15),
         "tiny-match":      Preset(MatchJudgeConfig(**_JUDGE_TINY, features=32),
                                   _judge(150, 2, batch=32, warmup=10, ema=.95), .35),
-        "tiny-attributes": Preset(AttributeJudgeConfig(**_JUDGE_TINY, slot=32),
+        "tiny-attributes": Preset(AttributeJudgeConfig(**_JUDGE_TINY, slot=32, palette=4),
                                   _judge(150, 3, batch=32, warmup=10, ema=.95), .9),
     },
     "vae": {
