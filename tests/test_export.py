@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from tests_support import discs_source
 
 from imagewright.data.batch import STYLES
@@ -232,6 +233,40 @@ def test_a_part_that_a_neighbour_holds_is_shared(run: Path, tmp_path: Path) -> N
     (whole / "decoder.onnx").unlink()
     with pytest.raises(ModelCorruptError):
         EmbeddedEngine([]).generate(ImageRequest(prompt="a disc", model=str(thin)))
+
+
+def test_a_decoder_trained_on_since_gives_larger_pictures(run: Path, tmp_path: Path) -> None:
+    ours = load_model(run).encoder.autoencoder
+    assert isinstance(ours, Autoencoder)
+    tuned = Autoencoder(replace(AUTOENCODER, detail=8, frozen=True))
+    tuned.load_state_dict(ours.state_dict(), strict=False)
+    train(tuned, discs_source(32), TrainConfig(batch=8, steps=4, lr=1e-2, warmup=0, ema=0), tmp_path / "tuned")
+    model = ExportedModel(export(run, tmp_path / "model", name="discs", bits=32, autoencoder=tmp_path / "tuned"))
+    request = ImageRequest(prompt="a red disc", seed=1)
+    (large,), _ = model.generate(request)
+    (native,), _ = model.generate(replace(request, size=(16, 16)))
+    assert (large.size, native.size) == ((32, 32), (16, 16)), "no more than asked for"
+    technique = load_model(run)
+    technique.encoder.autoencoder = load_model(tmp_path / "tuned")  # type: ignore[union-attr]
+    sampled = technique.sample(Cond(["a red disc"], [0]), [1])
+    assert psnr(np.asarray(native), np.asarray(to_picture(sampled.numpy()))) > 20 and not np.array_equal(
+        np.asarray(native), np.asarray(large.resize((16, 16)))
+    )
+    engine = EmbeddedEngine([tmp_path])
+    around = {"image": large, "model": "discs", "size": None}
+    filled = engine.generate(replace(request, mask=Image.new("RGBA", (32, 32)), **around))  # type: ignore[arg-type]
+    varied = engine.generate(replace(request, strength=0.5, **around))  # type: ignore[arg-type]
+    assert filled.images[0].size == varied.images[0].size == (32, 32)
+    tiled, _ = model.generate(replace(request, tile=True))
+    assert tiled[0].size == (32, 32)
+
+
+def test_a_decoder_of_other_latents_is_refused(run: Path, tmp_path: Path) -> None:
+    train(Autoencoder(AUTOENCODER), discs_source(16), TrainConfig(batch=4, steps=1), tmp_path / "other")
+    with pytest.raises(OptionError, match="makes other latents"):
+        export(run, tmp_path / "model", name="discs", autoencoder=tmp_path / "other")
+    with pytest.raises(OptionError, match="has no decoder"):
+        export(run, tmp_path / "model", name="discs", autoencoder=run)
 
 
 def test_a_text_encoder_that_was_trained_further_goes_along(run: Path, tmp_path: Path) -> None:

@@ -151,8 +151,9 @@ def export(
     without: Annotated[
         list[str] | None, typer.Option(help="Leave out a part that drawing does not need, as encoder; repeatable.")
     ] = None,
-    upscaler: Annotated[
-        Path | None, typer.Option(help="A run of an upscaler, to go with the model.", show_default=False)
+    autoencoder: Annotated[
+        Path | None,
+        typer.Option(help="The model's autoencoder, whose decoder was trained on since.", show_default=False),
     ] = None,
 ) -> None:
     """Turn a trained run into a model that needs no torch."""
@@ -171,6 +172,6 @@ def export(
             share=share,
             rank=rank,
             without=without or (),
-            upscaler=upscaler,
+            autoencoder=autoencoder,
         )
     say(f'{out_dir}: ready. Next: imagewright generate --model {out_dir} "a red fox"')

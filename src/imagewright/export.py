@@ -30,7 +30,7 @@ from imagewright.engines.trained import defaults as sampling_defaults
 from imagewright.errors import ModelError, OptionError, OutputError
 from imagewright.models.technique import Graph, Prompted, Technique
 from imagewright.models.text import packed_state
-from imagewright.models.upscaler import FACTOR, Upscaler
+from imagewright.models.vae import Autoencoder
 from imagewright.quantise import quantise
 from imagewright.text import MAX_TOKENS
 from imagewright.text_encoder import HEADS as TEXT_HEADS
@@ -52,7 +52,7 @@ def export(
     share: bool = False,
     rank: int | None = None,
     without: Collection[str] = (),
-    upscaler: Path | None = None,
+    autoencoder: Path | None = None,
 ) -> Path:
     """Write the averaged weights of `run_dir` as an ONNX folder `out_dir`, and return it.
 
@@ -60,7 +60,8 @@ def export(
     (steps, guidance, temperature) that replace those of the run's configuration. `share`: a part that a model beside
     `out_dir` holds already is named there instead of written again. `rank`: its place among the models of a folder
     (lower first, 9 if not said). `without`: parts that drawing does not need and that are not written.
-    `upscaler`: a run of one, to go with it. Raises ModelNotFoundError, ModelCorruptError, ModelError for a model that makes no pictures alone, OptionError for
+    `autoencoder`: a run whose encoder is the model's and whose decoder, trained on since, replaces the model's.
+    Raises ModelNotFoundError, ModelCorruptError, ModelError for a model that makes no pictures alone, OptionError for
     a default that the technique has not, and OutputError if `out_dir` holds anything but an exported model.
     """
     if bits not in (32, 8, 4):
@@ -72,6 +73,8 @@ def export(
         raise ModelError(
             f"A {type(technique).__name__} alone makes no pictures from words.", "Export the run that uses it."
         )
+    if autoencoder is not None:
+        _decoding_with(technique, autoencoder)
     sampling = sampling_defaults(technique)
     if unknown := set(defaults or {}) - set(sampling):
         raise OptionError(f"This technique has no {', '.join(unknown)}.", f"It has: {', '.join(sampling) or 'none'}.")
@@ -82,8 +85,6 @@ def export(
             spare = ", ".join(name for name in graphs if name not in needed)
             raise OptionError(f"The part {part!r} cannot be left out.", f"These can: {spare or 'none'}.")
         del graphs[part]
-    if upscaler is not None:
-        graphs |= _enlarging(technique, upscaler)
     path, run_config = open_model(run_dir)
     partial = out_dir.with_name(f".{out_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -105,17 +106,22 @@ def export(
     return out_dir
 
 
-def _enlarging(technique: Technique, run_dir: Path) -> dict[str, Graph]:
-    """The part that makes the technique's pictures larger. Raises OptionError if the run is of something else."""
-    found = load_model(run_dir, ema=True).eval()
-    if not isinstance(found, Upscaler):
-        raise OptionError(
-            f"{run_dir} holds a {type(found).__name__}.", "Train one: imagewright train --technique upscaler"
-        )
-    if found.pixels != FACTOR * technique.pixels:
-        fix = f"Train one of {FACTOR * technique.pixels} pixels."
-        raise OptionError(f"The upscaler makes pictures of {found.pixels} pixels a side.", fix)
-    return found.graphs()
+def _decoding_with(technique: Technique, run_dir: Path) -> None:
+    """Give `technique` the decoder of an autoencoder that was trained on. Raises OptionError if the latents differ."""
+    ours, found = technique_stage(technique), load_model(run_dir, ema=True).eval()
+    if ours is None or not isinstance(found, Autoencoder):
+        raise OptionError(f"{run_dir} has no decoder for this model.", "Name the autoencoder that it works on.")
+    before, after = ours.encoder.state_dict(), found.encoder.state_dict()
+    if before.keys() != after.keys() or any(not torch.equal(before[name], after[name]) for name in before):
+        fix = "Train its decoder on with --from and --set model.frozen=true."
+        raise OptionError(f"{run_dir} makes other latents than those that this model knows.", fix)
+    technique.encoder.autoencoder = found  # type: ignore[union-attr]
+
+
+def technique_stage(technique: Technique) -> Autoencoder | None:
+    """The autoencoder that a technique works on."""
+    stage = getattr(getattr(technique, "encoder", None), "autoencoder", None)
+    return stage if isinstance(stage, Autoencoder) else None
 
 
 def write_graph(graph: Graph, file: Path, bits: int) -> None:
@@ -174,6 +180,8 @@ def _to_onnx(graph: Graph, file: Path) -> None:
 def _runtime(technique: Technique, parts: Collection[str]) -> dict[str, Any]:
     """The technique's, with the edits that can be made with these parts: all but tiling begin by encoding a picture."""
     runtime = technique.runtime()
+    if getattr(technique_stage(technique), "detail", None) is not None:
+        runtime["large"] = True
     if "encoder" not in parts and "edits" in runtime:
         runtime["edits"] = [edit for edit in runtime["edits"] if edit == "tile"]
     return runtime

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from exported import Exported, arrays
 from tests_support import DiscsSource
 from torch import Tensor
@@ -139,6 +140,36 @@ def test_without_a_discriminator_nothing_changes() -> None:
     model = Autoencoder(SMALL)
     assert [phase.name for phase in model.phases] == ["main"]
     assert {name.partition(".")[0] for name in model.state_dict()} == {"encoder", "decoder"}
+
+
+def test_detail_begins_as_the_picture_enlarged_and_learns_more() -> None:
+    torch.manual_seed(0)
+    config = replace(SMALL, detail=8, frozen=True)
+    model = Autoencoder(config)
+    assert model.pixels == 32, "it learns from the larger pictures"
+    large = F.interpolate(pictures(ROWS), scale_factor=2, mode="nearest").flip(2)
+    latents = model.encode(F.avg_pool2d(large, 2))
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    with torch.no_grad():
+        small, twice = model.decode_both(latents)
+        assert torch.equal(small, model.decode(latents))
+        assert torch.allclose(twice, F.interpolate(small, scale_factor=2, mode="bilinear"))
+    groups = model.param_groups()
+    optimizer = torch.optim.Adam([p for group in groups.values() for p in group], 1e-2)
+    for _ in range(120):
+        optimizer.zero_grad()
+        losses = model.loss(Batch(Draws(0, 0, 0, ROWS, ROWS), large))
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    with torch.no_grad():
+        small, twice = model.decode_both(model.encode(F.avg_pool2d(large, 2)))
+        enlarged = F.interpolate(small, scale_factor=2, mode="bilinear")
+        assert (twice - large).abs().mean() < 0.9 * (enlarged - large).abs().mean()
+        assert torch.equal(model.reconstruct(large), twice.clamp(-1, 1))
+    for name, value in model.encoder.state_dict().items():
+        assert torch.equal(value, before[name]), "the encoder is frozen"
+    with pytest.raises(ValueError, match="do not go together"):
+        Autoencoder(replace(config, adversarial=0.1))
 
 
 def test_a_run_from_before_a_field_was_added_goes_on(tmp_path: Path) -> None:

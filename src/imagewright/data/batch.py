@@ -57,17 +57,14 @@ class TextTokens:
 class Batch:
     """`pixels` (B, 4, H, W) float32, premultiplied RGBA in [-1, 1]; `latents` (B, C, h, w) where they were cached
     (then `pixels` may be empty); `before`, like the one of them that is there, the pictures that rows with `edited`
-    (B,) bool were made from, by the instruction that is their caption; `drawn` (B, 4, h, w), small pictures that a
-    model drew in place of `pixels`, `strayed` (B,) in [0, 1], how much noise it began with; `text` of the captions;
-    `style` (B,) int64 index into STYLES; `step` of the run, None outside of one (held-out rows)."""
+    (B,) bool were made from, by the instruction that is their caption; `text` of the captions; `style` (B,) int64 index
+    into STYLES; `step` of the run, None outside of one (held-out rows)."""
 
     draws: Draws
     pixels: Tensor | None = None
     latents: Tensor | None = None
     before: Tensor | None = None
     edited: Tensor | None = None
-    drawn: Tensor | None = None
-    strayed: Tensor | None = None
     text: TextTokens | None = None
     style: Tensor | None = None
     captions: tuple[str, ...] = field(default=())

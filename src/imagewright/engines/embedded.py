@@ -47,7 +47,6 @@ from imagewright.watch import Watch, shared
 
 FORMAT = 2
 TEXT = "text.safetensors"
-UPSCALER = "upscaler"  # a part of a model that makes what it drew twice as large, and mends it
 SMALL = 64 * 64  # pixels; a step of such a model took 8.5 ms on one core, and on two 7.2 ms and 10.9 ms of their time
 KEYS = {
     *(
@@ -158,14 +157,15 @@ class ExportedModel:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
     def generate(self, request: ImageRequest, watch: Watch = Watch()) -> tuple[list[Image.Image], list[Adjustment]]:
-        """`request.n` RGBA pictures at the model's own size, or twice that if it has an upscaler and they are to be
-        larger. An edit stays as it is, because it goes back into a picture of another sharpness."""
+        """`request.n` RGBA pictures at the model's own size, or twice that if its decoder can and they are to be
+        larger. An edit keeps its size, because it goes back into a picture of another sharpness."""
         words, adjustments = self.words(request)
         options = options_of(request, self.description["sampling"])
         source = source_of(request, tuple(self.description["size"]))
         pieces = tuple(self.tokenizer.names(request.prompt, self.description["max_tokens"]))
         told = shared(watch, request.n)
-        larger = f"{UPSCALER}.onnx" in self.description["files"] and _wants_more(request, self.description["size"])
+        if self.runtime.get("large") and _wants_more(request, self.description["size"]):
+            options["large"] = True
 
         def drawn(index: int) -> Image.Image:
             one = replace(
@@ -174,8 +174,6 @@ class ExportedModel:
             said = self.steered(words, request.prompt, steering_of(request, index))
             with self._lanes.one(watch):
                 pixels = self._runner.draw(self, said, options, seed_of(request, index), one, source)
-                if larger:
-                    pixels = self.run(UPSCALER, pixels=pixels.clip(-1, 1))[0]
             return to_picture(pixels)
 
         return all_of(at_once([partial(drawn, index) for index in range(request.n)], self._lanes.count)), adjustments

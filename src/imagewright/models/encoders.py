@@ -6,7 +6,7 @@ for export. Codes are for the autoregressive models: whole numbers of `shape` (h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +77,17 @@ class KLLatents(nn.Module):
     def decode(self, x: Tensor) -> Tensor:
         return self.autoencoder.decode(x * self.std + self.mean)
 
+    def decode_both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What `decode` gives, and the same pictures twice as large; of an autoencoder with detail only."""
+        return self.autoencoder.decode_both(x * self.std + self.mean)
+
     def graphs(self) -> dict[str, Graph]:
-        return _both_ways(self)
+        """decoder and encoder; the decoder of an autoencoder with detail also gives `large` pictures."""
+        graphs = _both_ways(self)
+        if self.autoencoder.detail is not None:
+            call, outputs = Call(self, self.decode_both), ("pixels", "large")
+            graphs["decoder"] = replace(graphs["decoder"], module=call, outputs=outputs)
+        return graphs
 
     @torch.no_grad()
     def fit(self, latents: Tensor) -> None:

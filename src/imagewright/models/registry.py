@@ -25,7 +25,6 @@ from imagewright.models.stylegan import StyleGAN, StyleGANConfig
 from imagewright.models.technique import Technique
 from imagewright.models.text import TextConfig
 from imagewright.models.unet import UNetConfig
-from imagewright.models.upscaler import Upscaler, UpscalerConfig
 from imagewright.models.vae import VAE, Autoencoder, AutoencoderConfig, VAEConfig
 from imagewright.models.var import VAR, VARConfig
 from imagewright.models.vqvae import PictureTokenizer, TokenizerConfig
@@ -42,7 +41,6 @@ TECHNIQUES: dict[type, type[Technique]] = {
     HVAEConfig: HierarchicalVAE,
     StyleGANConfig: StyleGAN,
     TokenizerConfig: PictureTokenizer,
-    UpscalerConfig: Upscaler,
     VARConfig: VAR,
     VAEConfig: VAE,
 }
@@ -66,7 +64,6 @@ _CONFIGS = {
         UNetConfig,
         TextConfig,
         TokenizerConfig,
-        UpscalerConfig,
         VARConfig,
         VAEConfig,
     )

@@ -28,12 +28,17 @@ from imagewright.models.text import TextConfig
 from imagewright.source import Source
 from imagewright.watch import Watch
 
+LARGE = 2  # times the side of the pictures that an autoencoder with `detail` also makes
+HEAD = 4  # of the decoder's layers make pixels of its last features
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
     """`size` pixels a side; one level per entry of `widths`, each halving the side after the first (which works at
     size / 2); `encoder_blocks` and `decoder_blocks` per level; `latent` channels; `noise` added to training latents;
-    `adversarial`: weight of a patch discriminator's opinion (0: there is none)."""
+    `adversarial`: weight of a patch discriminator's opinion (0: there is none). `detail`: channels of the part that
+    makes pictures of twice the size from the decoder's last features (0: there is none). `frozen`: the encoder stays as
+    it is, for the models that know its latents."""
 
     size: int = 64
     channels: int = 4
@@ -43,6 +48,8 @@ class AutoencoderConfig:
     latent: int = 16
     noise: float = 0.1
     adversarial: float = 0.0
+    detail: int = 0
+    frozen: bool = False
 
     @property
     def factor(self) -> int:
@@ -63,15 +70,19 @@ class Autoencoder(Technique):
         super().__init__()
         self.config = config
         self.encoder, self.decoder = conv_encoder(config), conv_decoder(config)
+        self.encoder.requires_grad_(not config.frozen)
+        self.detail = conv_detail(config) if config.detail else None
         self.discriminator = PatchDiscriminator(config.channels) if config.adversarial else None
+        if config.adversarial and config.detail:
+            raise ValueError("A discriminator and detail do not go together.")
         if config.adversarial:
             self.phases = (Phase("discriminator"), Phase())  # type: ignore[misc]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def pixels(self) -> int:
-        """Side of the pictures."""
-        return self.config.size
+        """Side of the pictures that it learns from: of the larger ones, if it makes them."""
+        return self.config.size * (1 if self.detail is None else LARGE)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 4, H, W) in [-1, 1] -> (B, C, h, w) in (-1, 1)."""
@@ -80,6 +91,14 @@ class Autoencoder(Technique):
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 4, H, W), about [-1, 1] (not clamped)."""
         return self.decoder(latents.contiguous(memory_format=torch.channels_last))
+
+    def decode_both(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, h, w) -> what `decode` gives, and the same picture twice as large, with more detail."""
+        assert self.detail is not None
+        features = self.decoder[:-HEAD](latents.contiguous(memory_format=torch.channels_last))
+        pixels = self.decoder[-HEAD:](features)
+        larger = F.interpolate(pixels, scale_factor=LARGE, mode="bilinear", align_corners=False)
+        return pixels, larger + self.detail(features)
 
     def param_groups(self, phase: str = "main") -> dict[str, list[nn.Parameter]]:
         """Those of the discriminator in its phase, else all others."""
@@ -94,9 +113,13 @@ class Autoencoder(Technique):
         one of arXiv:2012.09841, equation 7, would not be a mean over rows."""
         pixels = batch.pixels
         assert pixels is not None
-        latents = self.encode(pixels)
+        small = pixels if self.detail is None else F.avg_pool2d(pixels, LARGE)
+        latents = self.encode(small)
         noise = batch.draws.randn(*latents.shape[1:]).to(latents)
-        restored = self.decode(latents + self.config.noise * noise).float()
+        noised = latents + self.config.noise * noise
+        if self.detail is not None:
+            return _restorations(*self.decode_both(noised), small, pixels)
+        restored = self.decode(noised).float()
         if self.discriminator is None:
             return restoration(restored, pixels)
         judged = self.discriminator(restored)
@@ -117,7 +140,9 @@ class Autoencoder(Technique):
     @torch.no_grad()
     def reconstruct(self, pixels: Tensor) -> Tensor:
         """Through the bottleneck and back, clamped to [-1, 1]."""
-        return self.decode(self.encode(pixels)).clamp(-1, 1)
+        if self.detail is None:
+            return self.decode(self.encode(pixels)).clamp(-1, 1)
+        return self.decode_both(self.encode(F.avg_pool2d(pixels, LARGE)))[1].clamp(-1, 1)
 
 
 def conv_encoder(config: AutoencoderConfig) -> nn.Sequential:
@@ -143,6 +168,16 @@ def conv_decoder(config: AutoencoderConfig) -> nn.Sequential:
     return nn.Sequential(*up)
 
 
+def conv_detail(config: AutoencoderConfig) -> nn.Sequential:
+    """The decoder's last features (B, widths[0], H / 2, W / 2) -> what twice its picture lacks, (B, channels, 2H, 2W);
+    nothing at first."""
+    fine, out = config.detail, nn.Conv2d(config.detail, 4 * config.channels, 3, padding=1)
+    nn.init.zeros_(out.weight)
+    nn.init.zeros_(out.bias)  # type: ignore[arg-type]
+    rise = [nn.Conv2d(config.widths[0], 4 * fine, 1), nn.PixelShuffle(2), ResidualConv(fine)]
+    return nn.Sequential(*rise, nn.GroupNorm(8, fine), nn.SiLU(), out, nn.PixelShuffle(LARGE))
+
+
 class PatchDiscriminator(nn.Module):
     """Whether each patch looks real: (B, C, H, W) -> (B, 1, H/8, W/8), after arXiv:1611.07004, section 3.2.2, with
     group norms, because batch norms would mix the rows."""
@@ -166,6 +201,12 @@ def restoration(restored: Tensor, pixels: Tensor) -> dict[str, Tensor]:
     with torch.no_grad():
         psnr = -10 * torch.log10(((restored - pixels) / 2).square().mean((1, 2, 3)).clamp_min(1e-10)).mean()
     return {"loss": l1 + edges, "l1": l1, "psnr": psnr}
+
+
+def _restorations(small: Tensor, large: Tensor, smaller: Tensor, pixels: Tensor) -> dict[str, Tensor]:
+    """`restoration` of both sizes, (B, 4, H, W) and twice that; logged is that of the large pictures."""
+    found = restoration(large.float(), pixels)
+    return {**found, "loss": found["loss"] + restoration(small.float(), smaller)["loss"]}
 
 
 def gaussian_kl(mu: Tensor, log_sigma: Tensor) -> Tensor:

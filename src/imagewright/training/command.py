@@ -16,7 +16,6 @@ from imagewright.models.consistency import Consistency, ConsistencyConfig, stude
 from imagewright.models.diffusion import Diffusion
 from imagewright.models.technique import Prompted, Technique
 from imagewright.models.text import load_pretrained
-from imagewright.models.upscaler import FACTOR
 from imagewright.text import Tokenizer
 from imagewright.training import overrides as options
 from imagewright.training.checkpoint import load_model
@@ -26,7 +25,6 @@ from imagewright.training.distributed import local_device
 from imagewright.training.loop import TrainReport, train
 from imagewright.training.presets import PRESETS, Preset
 from imagewright.training.previews import preview_of
-from imagewright.training.redrawn import RedrawnSource, redraw
 from imagewright.training.sources import CONDITIONS, LatentSource, PixelSource, cache_latents, weights_digest
 
 FIRST_STAGE_SHARE = 0.25  # of the minutes
@@ -80,10 +78,6 @@ def run(
     config = options.changed(found.train, dials)
     if is_student:
         return _train_student(found, config, model_changes, data, out, condition, first_stage, start)
-    if technique == "upscaler":
-        if first_stage is not None:
-            raise OptionError("An upscaler has no first stage.", "Leave --autoencoder out; --from names what it mends.")
-        return _train_upscaler(_job(sized(model, size), config, data, 0.0, "none", None), start, out)
     if not two_stages:
         if first_stage is not None:
             raise OptionError(f"The preset {preset!r} of {technique} has no first stage.", "Leave --autoencoder out.")
@@ -173,21 +167,6 @@ def _train_on_stage(
     return _train(built, source, job, out, {"first_stage": weights_digest(encoder.autoencoder)})
 
 
-def _train_upscaler(job: _Job, drawer: Path | None, out: Path) -> TrainReport:
-    """Train an upscaler on what the diffusion model of the run `drawer` makes of the pictures."""
-    if drawer is None:
-        raise OptionError(
-            "An upscaler learns from what a model draws.", "Name the run of a diffusion model with --from."
-        )
-    built, model = _built(job), load_model(drawer).eval().to(local_device())
-    if model.pixels * FACTOR != built.pixels:
-        fix = f"Use --size {model.pixels * FACTOR}."
-        raise OptionError(f"The model in {drawer} draws {model.pixels} pixels a side.", fix)
-    cache = redraw(model, job.folder, job.model.redrawn, out, job.config.seed)
-    facts = {"drawer": weights_digest(model)}
-    return _train(built, RedrawnSource(job.folder, built.pixels, Tokenizer(), cache, job.model.crop), job, out, facts)
-
-
 def _train(built: Technique, source: PixelSource, job: _Job, out: Path, facts: Mapping[str, Any] = {}) -> TrainReport:
     facts = {"condition": job.condition, **facts}
     if isinstance(built, Consistency) and job.teacher is not None:
@@ -217,13 +196,14 @@ def _built(job: _Job) -> Technique:
 
 
 def _begin_from(built: Technique, folder: Path) -> None:
-    """Copy the averaged weights of a run into a model of the same shape. A gate for copying may be new in it."""
+    """Copy the averaged weights of a run into a model of the same shape, in which a gate for copying and a decoder's
+    detail may be new."""
     fix = "Use its preset and its --set values."
     try:
         missing, more = built.load_state_dict(load_model(folder).state_dict(), strict=False)
     except RuntimeError as error:
         raise OptionError(f"The model in {folder} has another shape.", fix) from error
-    if more or any(not name.startswith("network.copy.") for name in missing):
+    if more or any(not name.startswith(("network.copy.", "detail.")) for name in missing):
         raise OptionError(f"The model in {folder} has other parts.", fix)
 
 

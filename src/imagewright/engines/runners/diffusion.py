@@ -42,14 +42,14 @@ def draw(
     """The pixels (1, 4, H, W) of one picture."""
     latents = sample(model, words, options, seed, watch, source)
     if options.get("tile"):
-        tile: Floats = decoded_as_tile(partial(decode, model), latents, np.asarray)
+        tile: Floats = decoded_as_tile(partial(decode, model, large=options.get("large", False)), latents, np.asarray)
         return tile
-    return decode(model, latents)
+    return decode(model, latents, large=options.get("large", False))
 
 
-def decode(model: Any, latents: Floats) -> Floats:
-    """Latents (1, C, h, w) -> pixels (1, 4, H, W)."""
-    pixels: Floats = model.run("decoder", x=latents.astype(np.float32))[0]
+def decode(model: Any, latents: Floats, *, large: bool = False) -> Floats:
+    """Latents (1, C, h, w) -> pixels (1, 4, H, W), or twice as many a side where the decoder can (`large`)."""
+    pixels: Floats = model.run("decoder", ["large" if large else "pixels"], x=latents.astype(np.float32))[0]
     return pixels
 
 

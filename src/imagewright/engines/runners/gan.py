@@ -45,12 +45,12 @@ def _styled(
     mean = np.array(runtime["w_mean"], np.float32)
     layers = sum(runtime["depths"])
 
-    def pictured(styled_layers: int) -> Floats:
+    def pictured(styled_layers: int, *, large: bool = False) -> Floats:
         """With the styles of the first layers, the mean style in the others."""
         ws = np.where(np.arange(layers)[:, None] < styled_layers, w, mean)[None]
         inputs = {"ws": ws, "noise": noise, "text": words["text"][:1], "text_mask": words["text_mask"][:1]}
         x = model.run("generator", **{name: inputs[name] for name in runtime["inputs"]})[0]
-        pixels: Floats = model.run("decoder", x=x)[0]
+        pixels: Floats = model.run("decoder", ["large" if large else "pixels"], x=x)[0]
         return pixels
 
     def seen(styled_layers: int) -> Floats:
@@ -59,7 +59,7 @@ def _styled(
 
     for layer in range(layers):
         watch.seen("layer", layer, layers, partial(seen, layer + 1))
-    return pictured(layers)
+    return pictured(layers, large=options.get("large", False))
 
 
 def styled(model: Any, words: Mapping[str, NDArray[Any]], z: Floats, options: Mapping[str, Any]) -> Floats:
