@@ -23,6 +23,7 @@ from imagewright.data.batch import STYLES
 from imagewright.data.captions import caption, natural
 from imagewright.data.folder import MAX_PIXELS, prepare
 from imagewright.data.ledger import check_training
+from imagewright.data.render import cores
 from imagewright.data.splits import HOLDOUT, STYLE_HOLDOUT, TRAIN
 from imagewright.errors import DataError
 
@@ -113,15 +114,22 @@ class CaptionedFolder:
     def _concept_names(self) -> dict[str, str]:
         return {r["base"]: natural(r["text"]) for r in self.records if r.get("hexcode") == r["base"]}
 
-    def pixels(self, chosen: Sequence[int] | NDArray[np.int64], size: int) -> torch.Tensor:
-        """(n, 4, size, size) float32, premultiplied RGBA in [-1, 1]."""
+    def pixels(
+        self, chosen: Sequence[int] | NDArray[np.int64], size: int, device: torch.device | str = "cpu"
+    ) -> torch.Tensor:
+        """(n, 4, size, size) float32, premultiplied RGBA in [-1, 1], on `device`."""
         rows = self.packed(size)[np.asarray(chosen, np.int64)]  # (n, size, size, 4)
-        return torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+        return unpacked(torch.from_numpy(rows).to(device))
 
     def styles(self, chosen: Sequence[int] | NDArray[np.int64]) -> torch.Tensor:
         """(n,) int64 indices into STYLES; 0 where the style is not one of them."""
         known = {style: index for index, style in enumerate(STYLES)}
         return torch.tensor([known.get(self.records[i].get("style", ""), 0) for i in chosen], dtype=torch.int64)
+
+
+def unpacked(rows: torch.Tensor) -> torch.Tensor:
+    """Packed bytes (n, size, size, 4) -> (n, 4, size, size) float32 in [-1, 1]."""
+    return rows.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 
 def _at(uniform: NDArray[np.float64], count: int | NDArray[np.int64]) -> NDArray[np.int64]:
@@ -227,7 +235,7 @@ def write_pack(cache: Path, files: list[Path], size: int, manifest: str) -> None
 
 def packed_rows(files: list[Path], size: int) -> Iterator[NDArray[np.uint8]]:
     """The pictures in order, decoded by a few threads, a chunk at a time so that memory stays small."""
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for begin in range(0, len(files), CHUNK):
             yield from pool.map(lambda path: square(path, size), files[begin : begin + CHUNK])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -72,6 +73,12 @@ def encode(pixels: Pixels) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels, "RGBA").save(stream, "PNG")
     return stream.getvalue()
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def run(work: Callable[[Task], Done], tasks: Iterable[Task], workers: int) -> Iterator[Done]:

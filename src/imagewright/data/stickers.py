@@ -31,7 +31,7 @@ from imagewright.data.edits import write_edits
 from imagewright.data.icons import IconSet
 from imagewright.data.ledger import manifest_hash
 from imagewright.data.names import Name, key, read_names
-from imagewright.data.render import Job, Rendered, render, run
+from imagewright.data.render import Job, Rendered, cores, render, run
 from imagewright.data.scenes import Studio, credits_of, things, write_scenes
 from imagewright.data.sources import NAMES, PICTURES, Source, check_integrity, fetch, read_json
 from imagewright.errors import DataError
@@ -88,7 +88,7 @@ def build(
     if finished is not None:
         return finished
     report = progress or (lambda stage, done, total: None)
-    workers = workers or min(os.cpu_count() or 1, 8)
+    workers = workers or cores()
     partial = out.parent / f".{out.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -31,7 +31,7 @@ class Augmentation:
         chosen = u[:, 4:] < share  # (B, 1)
         shift = ((2 * reach + 1) * u[:, :2]).floor().long() - reach
         centre = (u[:, 2:4] * side).floor()
-        cells = torch.arange(side)
+        cells = torch.arange(side, device=u.device)
         inside = (cells - centre[:, :, None]).add(0.5).abs() < side / 4  # (B, 2, side)
         box = inside[:, 0, :, None] & inside[:, 1, None, :] & chosen[..., None]  # (B, side, side)
         return cls(shift * chosen, (~box)[:, None].float())
@@ -47,5 +47,5 @@ class Augmentation:
 
     def _moved(self, side: int, axis: int) -> Tensor:
         """(B, side, side): row i takes cell i - shift; a product with it is a shift that autograd knows twice over."""
-        cells = torch.arange(side)
+        cells = torch.arange(side, device=self.shift.device)
         return (cells[None, :, None] - cells[None, None, :] == self.shift[:, axis, None, None]).float()

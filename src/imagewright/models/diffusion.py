@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from imagewright.data.batch import Batch, Draws
 from imagewright.models.dit import DiT, DiTConfig
 from imagewright.models.encoders import LatentsConfig, Pixels, PixelsConfig, build_encoder
+from imagewright.models.layers import compile_each
 from imagewright.models.samplers import (
     EDM,
     PROCESSES,
@@ -121,9 +122,9 @@ class Diffusion(Prompted):
         return encoder.size if isinstance(encoder, PixelsConfig) else encoder.autoencoder.size
 
     def compile_(self) -> None:
-        """Compile the network in place (torch.compile); parameter names stay."""
-        self.network.compile()
-        self.text.compile()
+        """Compile the blocks in place (torch.compile); parameter names stay."""
+        blocks = self.network.blocks if isinstance(self.network, DiT) else [self.network]
+        compile_each([*blocks, *self.text.layers])
 
     def denoised(self, x: Tensor, t: Tensor, words: Words, known: Tensor, mask: Tensor) -> Tensor:
         """The network's estimate of x_0 (B, C, h, w), from x_t and t (B,)."""
@@ -426,7 +427,7 @@ def random_masks(draws: Draws, side: int, share: float) -> Tensor:
     u = draws.rand(6)
     low = (u[:, 0:2] * side * 0.75).floor()  # box corner
     high = low + 1 + (u[:, 2:4] * (side - low)).floor()
-    cells = torch.arange(side)
+    cells = torch.arange(side, device=u.device)
     inside = (cells >= low[:, :, None]) & (cells < high[:, :, None])  # (B, 2, side)
     box = (inside[:, 0, :, None] & inside[:, 1, None, :])[:, None].float()
     known = torch.where(u[:, 4, None, None, None] < 0.7, 1 - box, box)

@@ -24,7 +24,7 @@ from imagewright.data.batch import Batch, Draws
 from imagewright.models import tokens
 from imagewright.models.diffusion import random_masks
 from imagewright.models.encoders import Codes, CodesConfig
-from imagewright.models.layers import MLP, rms_norm, rotary_table, rotate
+from imagewright.models.layers import MLP, compile_each, rms_norm, rotary_table, rotate
 from imagewright.models.technique import Call, Cond, Graph, Prompted, Words
 from imagewright.models.text import TextConfig
 from imagewright.source import Floats, Source
@@ -147,8 +147,7 @@ class Conditioned(Prompted):
 
     def compile_(self) -> None:
         """Compile the blocks in place (torch.compile); parameter names stay."""
-        for block in self.blocks:
-            block.compile()
+        compile_each([*self.blocks, *self.text.layers])
 
     def modulate(self, pooled: Tensor, style: Tensor) -> Tensor:
         """(B, text_width), (B,) -> (B, 8, D)."""

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imagewright.models.layers import rms_norm
+from imagewright.models.layers import compile_each, rms_norm
 from imagewright.models.technique import Cond, Graph
 from imagewright.models.text import TextConfig
 from imagewright.models.vae import GaussianVAE, gaussian_kl, laplace_nll
@@ -277,9 +277,9 @@ class HierarchicalVAE(GaussianVAE):
         self.network = Hierarchy(config)
 
     def compile_(self) -> None:
-        """Compile the networks in place (torch.compile); parameter names stay."""
-        self.network.compile()
-        self.text.compile()
+        """Compile the cells in place (torch.compile); parameter names stay."""
+        cells = [module for module in self.network.modules() if isinstance(module, Cell)]
+        compile_each([*cells, *self.text.layers])
 
     @property
     def levels(self) -> tuple[int, ...]:

@@ -8,10 +8,19 @@ arXiv:2104.09864 (here over two axes), adaLN-single after arXiv:2310.00426.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def compile_each(modules: Iterable[nn.Module]) -> None:
+    """Compile modules in place (torch.compile), for the very shapes they meet; parameter names stay.
+
+    Given a network's blocks one by one, the equal ones are compiled once: minutes less than the network as a whole."""
+    for module in modules:
+        module.compile(dynamic=False)
 
 
 def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:

@@ -21,6 +21,7 @@ from imagewright.data.batch import Batch
 from imagewright.models.aliasfree import AliasFreeSynthesis
 from imagewright.models.diffaugment import Augmentation
 from imagewright.models.encoders import PixelsConfig, build_encoder
+from imagewright.models.layers import compile_each
 from imagewright.models.gan import relativistic, zero_centred_penalty
 from imagewright.models.samplers import noise_source
 from imagewright.models.style_networks import Critic, Mapping, StyleGANConfig, Synthesis
@@ -65,6 +66,11 @@ class StyleGAN(Prompted):
     def layers(self) -> int:
         """Layers whose styles can be mixed."""
         return self.synthesis.layers
+
+    def compile_(self) -> None:
+        """Compile the generator in place (torch.compile); parameter names stay. The penalties differentiate the critic
+        twice, which compiled modules cannot."""
+        compile_each([self.mapper, self.synthesis, *self.text.layers])
 
     def param_groups(self, phase: str = "main") -> dict[str, list[nn.Parameter]]:
         """The critic's, or those of the mapping, the synthesis and (if trained) the text encoder."""

@@ -120,7 +120,7 @@ class VQ(nn.Module):
         size, (_, N, C) = len(self.codebook), z.shape
         counts = _summed(torch.bincount(codes.flatten(), minlength=size).to(self.used))
         self.used.lerp_(counts * (size / counts.sum()), 1 - FORGET)
-        picks = (torch.rand(size, generator=draws.generator) * draws.total * N).long()
+        picks = (torch.rand(size, generator=draws.generator, device=draws.generator.device) * draws.total * N).long()
         picks = (picks - draws.start * N).to(z.device)
         own = (picks >= 0) & (picks < z.shape[0] * N)
         vectors = torch.zeros(size, C, device=z.device)
@@ -222,7 +222,8 @@ class PictureTokenizer(Autoencoder):
             losses["commitment"] = torch.stack([F.mse_loss(z_e, z.detach()) for z in sums]).mean()
             losses["loss"] = losses["loss"] + losses["codebook"] + config.commitment * losses["commitment"]
         with torch.no_grad():
-            share = torch.bincount(codes.flatten(), minlength=config.codes).float() / codes.numel()
+            ones = torch.ones(codes.numel(), device=codes.device)  # not bincount: a GPU would have to wait for it
+            share = torch.zeros(config.codes, device=codes.device).index_add_(0, codes.flatten(), ones) / len(ones)
             losses["used"] = (share > 0).sum().float()
             losses["perplexity"] = torch.special.entr(share).sum().exp()
         if isinstance(self.quantiser, VQ) and self.training and torch.is_grad_enabled():

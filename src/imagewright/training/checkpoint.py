@@ -209,6 +209,16 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelCorruptError(f"Cannot read {folder / CONFIG}: {error}.", "Copy or train the model again.") from error
 
 
+def write_model(technique: Technique, config: Mapping[str, Any], folder: Path) -> None:
+    """Write a run folder that holds weights and config alone: a model to load, or to begin another run from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trainable = {name: p for name, p in technique.named_parameters() if p.requires_grad}
+    _write_json(folder / CONFIG, config)
+    save_model(technique, str(folder / MODEL))
+    save_file(_portable(trainable), folder / EMA)
+    _write_json(folder / HASHES, {name: _sha256(folder / name) for name in (CONFIG, MODEL, EMA)})
+
+
 def load_snapshot(path: Path, technique: Technique) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """Load the weights of checkpoint `path` into `technique`; return its EMA, optimiser tensors and state."""
     try:

@@ -31,12 +31,12 @@ ROWS = 1024  # pictures made small at a time
 
 def checkup_of(technique: Technique, source: PixelSource) -> Checkup | None:
     """What to look for in the pictures of `technique`; nothing in those of a model that makes none by itself."""
-    return _Examiner(source) if technique.family else None
+    return _Examiner(source, next(technique.parameters()).device) if technique.family else None
 
 
 class _Examiner:
-    def __init__(self, source: PixelSource) -> None:
-        self.source = source
+    def __init__(self, source: PixelSource, device: torch.device) -> None:
+        self.source, self.device = source, device
 
     def __call__(self, technique: Technique) -> dict[str, float]:
         """`spread`, and `copies` where pictures are held out."""
@@ -52,7 +52,8 @@ class _Examiner:
 
     def _pictures(self, rows: np.ndarray) -> Tensor:
         parts = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
-        return torch.cat([thumbnails(self.source.folder.pixels(part, self.source.size)) for part in parts])
+        folder, size = self.source.folder, self.source.size
+        return torch.cat([thumbnails(folder.pixels(part, size, self.device)).cpu() for part in parts])
 
     @cached_property
     def _trained(self) -> Tensor:

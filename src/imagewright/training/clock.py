@@ -7,6 +7,7 @@ import time
 from imagewright.training.config import TrainConfig
 
 FORECAST = 50  # steps after which the end of the budget is foretold
+SPARE = 0.95  # of the minutes left, which the steps of a cooldown are to take
 
 
 class Clock:
@@ -16,6 +17,7 @@ class Clock:
         self.config = config
         self.earlier, self._began = 0.0, time.perf_counter()
         self._saved = self._began
+        self._taken, self._mark = 0, (self._began, 0)
 
     @property
     def here(self) -> float:
@@ -44,9 +46,24 @@ class Clock:
             self._saved = now
         return wanted
 
+    def end(self, step: int) -> int:
+        """After a step: the one at which a cooldown ends that begins now (see `fit`); 0 if it does not begin yet."""
+        config, now = self.config, time.perf_counter()
+        self._taken += 1
+        if self._taken == FORECAST:  # the first ones, in which blocks are compiled, tell nothing
+            self._mark = now, step
+        if config.minutes is None or self._taken < 2 * FORECAST:
+            return 0
+        left = 60 * config.minutes - self.elapsed
+        if left > 60 * config.minutes * config.cooldown and step < (1 - config.cooldown) * config.steps:
+            return 0
+        pace = (now - self._mark[0]) / (step - self._mark[1])  # seconds a step
+        return min(config.steps, step + max(1, int(SPARE * left / pace)))
+
     def forecast(self, first: int, step: int) -> str | None:
         """FORECAST steps after `first`: a warning, if the minutes will end before the schedule does."""
-        if step != first + FORECAST or self.config.minutes is None or self.config.schedule == "constant":
+        config = self.config
+        if step != first + FORECAST or config.minutes is None or config.schedule == "constant" or config.fit:
             return None
         last = step + int((60 * self.config.minutes - self.elapsed) / (self.here / FORECAST))
         if last >= self.config.steps:

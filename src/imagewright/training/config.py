@@ -22,8 +22,10 @@ class TrainConfig:
 
     `batch` is global: the processes share it out. `minutes` is a wall-clock budget over all resumes.
     `schedule`: after `warmup` steps, `constant`, `cosine` to 0 at `steps`, or `wsd` (constant, then linear to
-    0 over the last `cooldown` share of the steps). `lr` is AdamW's; `muon_lr` that of the hidden matrices, if
-    `muon`. `ema` is the decay per step, warmed up; 0 means none. `clip` is the largest gradient norm; 0: any.
+    0 over the last `cooldown` share of the steps). `fit`: with `wsd` and `minutes`, the cooldown begins when its share
+    of the minutes is left, if that is before its share of the steps is, and ends with them. `lr` is AdamW's; `muon_lr`
+    that of the hidden matrices, if `muon`. `ema` is the decay per step, warmed up; 0 means none. `clip` is the largest
+    gradient norm; 0: any.
     `checkpoint_minutes` 0 writes one every step; `sample_every` and `heldout_every` count steps, 0: never;
     `keep` is how many checkpoints stay.
     """
@@ -36,6 +38,7 @@ class TrainConfig:
     warmup: int = 200
     schedule: str = "wsd"
     cooldown: float = 0.2
+    fit: bool = False
     muon: bool = False
     muon_lr: float = 0.02
     weight_decay: float = 0.01
@@ -60,6 +63,7 @@ class TrainConfig:
         _check(0 <= self.cooldown <= 1, "cooldown", self.cooldown, "0 to 1")
         _check(0 <= self.ema < 1, "ema", self.ema, "0 to less than 1")
         _check(self.schedule in SCHEDULES, "schedule", self.schedule, " or ".join(SCHEDULES))
+        _check(not self.fit or self.schedule == "wsd", "fit", self.fit, "it with the schedule wsd")
         _check(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
 
     def to_dict(self) -> dict[str, Any]:

@@ -66,6 +66,14 @@ class World:
         dist.all_reduce(shared)
         return bool(shared.item())
 
+    def first(self, number: int) -> int:
+        """The `number` of rank 0."""
+        if self.size == 1:
+            return number
+        shared = torch.tensor(number, device=self.device)
+        dist.broadcast(shared, src=0)
+        return int(shared.item())
+
     @torch.no_grad()
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite `tensors` with those of rank 0."""

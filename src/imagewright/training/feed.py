@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 class Source(Protocol):
     """Where batches come from. Its attributes `manifest_hash` (str) and `styles` (name to index), if any, go into every
-    checkpoint."""
+    checkpoint; one that is `resident` gives batches that are on the device already."""
 
     def batch(self, seed: int, step: int, start: int, stop: int, total: int) -> Batch:
         """Rows [start, stop) of the `total` of step `step`: a pure function of its arguments."""
@@ -30,7 +30,8 @@ class Source(Protocol):
 
 
 class Feed:
-    """The batches of one process. For a GPU, a thread of its own fetches the next one while this one is used.
+    """The batches of one process. For a GPU, a thread of its own fetches the next one while this one is used, unless
+    the source is `resident` there: then there is nothing to fetch.
 
     `waited` is the seconds spent waiting for the latest batch.
     """
@@ -38,7 +39,8 @@ class Feed:
     def __init__(self, source: Source, seed: int, rows: tuple[int, int], total: int, device: torch.device) -> None:
         self.source, self.seed, self.rows, self.total, self.device = source, seed, rows, total, device
         self.waited = 0.0
-        self._pool = ThreadPoolExecutor(max_workers=1) if device.type != "cpu" else None
+        ahead = device.type != "cpu" and not getattr(source, "resident", False)
+        self._pool = ThreadPoolExecutor(max_workers=1) if ahead else None
         self._ahead: tuple[int, Future[Batch]] | None = None
 
     def __enter__(self) -> Feed:
@@ -81,7 +83,7 @@ class Feed:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """`batch` with its tensors on `device`; its draws stay on the CPU."""
+    """`batch` with its tensors on `device`; its draws stay where they are."""
 
     def move(value: Any) -> Any:
         if isinstance(value, Tensor):

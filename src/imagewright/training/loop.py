@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from imagewright.data.batch import Batch
 from imagewright.errors import TrainingError
 from imagewright.models.technique import Phase, Technique
 from imagewright.training import distributed
+from imagewright.training.accelerator import allow_many_graphs, later, make_ready
 from imagewright.training.checkpoint import CheckpointStore, read_config
 from imagewright.training.clock import Clock
 from imagewright.training.config import TrainConfig
@@ -69,6 +70,7 @@ def train(
     """
     out.mkdir(parents=True, exist_ok=True)
     device = next(technique.parameters()).device
+    make_ready(device)
     with (
         distributed.join(device) as world,
         _alone(out, world),
@@ -110,8 +112,9 @@ class _Run:
         self.description = describe(technique, config, {**origin, **facts})
         self.share = (feed.rows[1] - feed.rows[0]) / config.batch
         self.lag = 0 if feed.device.type == "cpu" else 1
-        self.readings: deque[tuple[int, list[str], Tensor]] = deque()
+        self.readings: deque[tuple[int, list[str], Callable[[], list[float]]]] = deque()
         self.last: dict[str, float] = {}
+        self.cooling: dict[str, Any] = {}
 
     def go(self, stopping: threading.Event) -> TrainReport:
         """Train until the steps or the minutes are over, or someone asks to stop."""
@@ -122,6 +125,8 @@ class _Run:
         while not (reason := self._reason_to_stop(stopping)):
             self._one_step()
             self._read(self.lag)
+            if self.config.fit:
+                self._fit()
             unsaved = True
             if self.world.rank == 0:
                 self.observer.look()
@@ -150,7 +155,7 @@ class _Run:
         self.state.ema.update(step)
         self.state.step += 1
         stacked = torch.stack([value.detach().float().reshape(()) for value in values.values()])
-        self.readings.append((self.state.step, list(values), self.world.mean(stacked, self.share)))
+        self.readings.append((self.state.step, list(values), later(self.world.mean(stacked, self.share))))
 
     def _one_phase(self, phase: Phase, batch: Batch, scale: float) -> dict[str, Tensor]:
         optimizers = self.state.optimizers[phase.name]
@@ -167,12 +172,23 @@ class _Run:
     def _read(self, lag: int) -> None:
         """Look at the numbers of all steps but the last `lag`, which a GPU may still be computing."""
         while len(self.readings) > lag:
-            step, names, stacked = self.readings.popleft()
-            self.last = dict(zip(names, stacked.tolist(), strict=True))
+            step, names, numbers = self.readings.popleft()
+            self.last = dict(zip(names, numbers(), strict=True))
             self.watchdog.observe(step, self.last)
             lr = self.config.lr * lr_scale(step - 1, self.config)
             values = {**self.last, "lr": lr, "data_seconds": self.feed.waited}
             self.journal.step(step, self.config.batch, self.clock.elapsed, self.clock.done(step), values)
+
+    def _fit(self) -> None:
+        """Begin the cooldown when the minutes ask for it, in all processes by the clock of the first."""
+        step = self.state.step
+        if end := self.world.first(self.clock.end(step)):
+            self._cool({"steps": end, "cooldown": (end - step) / end, "fit": False})
+            self.journal.event("cooldown", step, until=end)
+
+    def _cool(self, schedule: Mapping[str, Any]) -> None:
+        self.cooling = dict(schedule)
+        self.config = self.clock.config = replace(self.config, **schedule)
 
     def _save(self) -> None:
         self._read(lag=0)
@@ -182,7 +198,7 @@ class _Run:
             self.watchdog.last_good, self.store.spared = str(path), {path.name}
         if self.world.rank > 0:
             return
-        extra = {"elapsed": self.clock.elapsed, "watchdog": self.watchdog.state()}
+        extra = {"elapsed": self.clock.elapsed, "watchdog": self.watchdog.state(), "cooling": self.cooling}
         self.store.save(self.state.snapshot(self.description, extra))
         self.journal.event("checkpoint", self.state.step, path=str(path))
         if self.observer.improved:
@@ -201,6 +217,8 @@ class _Run:
             self.store.spared = {Path(self.watchdog.last_good).name}
             self.watchdog.best = str(best) if (best := self.store.best()) else None
             self.clock.earlier = extra["elapsed"]
+            if cooling := extra.get("cooling"):
+                self._cool(cooling)
         self.world.check_same(self.state.step)
         if self.world.rank == 0:
             self.store.tidy(path)
@@ -225,6 +243,7 @@ class _Run:
         if compile_ is None:
             self.journal.warn("this technique cannot be compiled; going on without")
         else:
+            allow_many_graphs()
             compile_()
 
 

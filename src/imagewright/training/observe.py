@@ -94,8 +94,8 @@ class Observer:
         """Inside, the technique is in eval mode with the averaged weights, and needs no gradients."""
         self.state.technique.eval()
         try:
-            with torch.no_grad(), self.state.ema.applied():
-                yield
+            with torch.no_grad(), self.state.ema.applied(), torch.compiler.set_stance("force_eager"):
+                yield  # not compiled: a picture at a time has shapes of its own
         finally:
             self.state.technique.train()
 

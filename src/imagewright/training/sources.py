@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from imagewright.data.batch import STYLES, Batch, Draws, TextTokens
-from imagewright.data.loader import CaptionedFolder
+from imagewright.data.loader import CaptionedFolder, unpacked
 from imagewright.data.splits import TRAIN
 from imagewright.text import Tokenizer
 
@@ -48,32 +48,49 @@ class PixelSource:
 
     def batch(self, seed: int, step: int, start: int, stop: int, total: int) -> Batch:
         """Rows [start, stop) of the global batch of a step."""
-        shares = {"scenes_share": self.scenes_share, "edits_share": self.edits_share}
-        rows = self.folder.indices(seed, step, total, start, stop, **shares)
-        told = self.folder.captions(seed, step, rows, start) if self.condition == "text" else self._names(rows)
+        rows = self.rows(seed, step, start, stop, total)
+        told = self.folder.captions(seed, step, rows, start) if self.condition == "text" else self.names(rows)
         return self._batch(rows, told, Draws(seed, step, start, stop, total), step)
+
+    def rows(self, seed: int, step: int, start: int, stop: int, total: int) -> np.ndarray:
+        """The pictures of rows [start, stop) of the global batch of a step."""
+        shares = {"scenes_share": self.scenes_share, "edits_share": self.edits_share}
+        return self.folder.indices(seed, step, total, start, stop, **shares)
 
     def heldout(self, start: int, stop: int, seed: int) -> Batch | None:
         """Held-out rows [start, stop) under their labels; None beyond the last."""
         rows = self.folder.heldout(stop, seed, scenes=self.condition != "class")[start:]
         if not len(rows):
             return None
-        captions = [self.folder.records[i]["text"] for i in rows] if self.condition == "text" else self._names(rows)
+        captions = [self.folder.records[i]["text"] for i in rows] if self.condition == "text" else self.names(rows)
         return self._batch(rows, captions, Draws(seed, 0, start, start + len(rows), start + len(rows)))
 
-    def _names(self, rows: np.ndarray) -> list[str]:
+    def names(self, rows: np.ndarray) -> list[str]:
+        """What the pictures are called where captions are not drawn."""
         return [self.folder.concept(i) if self.condition == "class" else "" for i in rows]
 
     def _batch(self, rows: np.ndarray, captions: list[str], draws: Draws, step: int | None = None) -> Batch:
         return Batch(
             draws=draws,
             text=tokenize(self.tokenizer, captions),
-            style=self.folder.styles(rows) * (self.condition != "none") * ~self._edited(rows),
+            style=self.style_of(rows),
             captions=tuple(captions),
             step=step,
             **self._pictures(rows),
             **self._before(rows),
         )
+
+    def style_of(self, rows: np.ndarray) -> Tensor:
+        """(B,) the styles that pictures are trained under."""
+        return self.folder.styles(rows) * (self.condition != "none") * ~self._edited(rows)
+
+    def stored(self) -> Tensor:
+        """All pictures (N, ...), as they are kept."""
+        return torch.from_numpy(np.array(self.folder.packed(self.size)))
+
+    def shown(self, stored: Tensor) -> dict[str, Tensor]:
+        """Some of the `stored` pictures, as a batch holds them."""
+        return {"pixels": unpacked(stored)}
 
     def _edited(self, rows: np.ndarray) -> Tensor:
         """(B,) bool: which rows are told by an instruction; their style is what it says or the picture's own."""
@@ -107,8 +124,15 @@ class LatentSource(PixelSource):
             self.latents = file.get_tensor("latents")
 
     def _pictures(self, rows: np.ndarray) -> dict[str, Tensor]:
-        chosen = self.latents[torch.from_numpy(rows)]
-        return {"latents": chosen.float() if chosen.is_floating_point() else chosen.long()}
+        return self.shown(self.latents[torch.from_numpy(rows)])
+
+    def stored(self) -> Tensor:
+        """All latents or codes (N, ...)."""
+        return self.latents
+
+    def shown(self, stored: Tensor) -> dict[str, Tensor]:
+        """Some of the `stored` latents or codes, as a batch holds them."""
+        return {"latents": stored.float() if stored.is_floating_point() else stored.long()}
 
 
 def tokenize(tokenizer: Tokenizer, captions: Sequence[str]) -> TextTokens:
@@ -177,7 +201,7 @@ def _encoded(
     for start in range(0, len(folder), ENCODE_ROWS):
         rows = np.arange(start, min(start + ENCODE_ROWS, len(folder)))
         with torch.autocast(device.type, torch.bfloat16, enabled=hasattr(encoder, "fit")):
-            x = encode(folder.pixels(rows, size).to(device)).cpu()
+            x = encode(folder.pixels(rows, size, device)).cpu()
         if not start:
             raw = torch.empty(len(folder), *x.shape[1:], dtype=torch.float32 if x.is_floating_point() else torch.int32)
         raw[rows] = x.to(raw.dtype)
