@@ -1,4 +1,4 @@
-"""The commands that measure models. Everything heavy is imported inside them."""
+"""The commands that measure models and check what they may learn from. Everything heavy is imported inside them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from imagewright.cli_options import AsJson
 from imagewright.cli_output import phase_bars, say, say_json, table, train_extra
+from imagewright.cli_training import data_app
 from imagewright.errors import OutputError
 
 WIDTH = 110  # columns of the table: a narrow terminal wraps its lines, which loses nothing
@@ -19,8 +20,31 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds `evaluate`."""
+    """Adds `evaluate`, and `check` to the commands of `data`."""
     app.command()(evaluate)
+    data_app.command()(check)
+
+
+def check(
+    directory: Annotated[Path, typer.Argument(help="A sticker set.", show_default=False)],
+    listed: Annotated[
+        Path | None,
+        typer.Option("--list", help="Also write what is trained on, in the form that ships with weights."),
+    ] = None,
+) -> None:
+    """Check that a sticker set keeps what it holds out.
+
+    Recomputes its hash and the rules of its hold-outs, and compares it with the list that ships for this hash.
+    """
+    from imagewright.data.trained_on import check as checked
+    from imagewright.data.trained_on import shipped
+
+    found = checked(directory)
+    if listed is not None:
+        listed.write_text(found.to_json(), "utf-8")
+    say(f"{directory}: {found.pictures} training pictures, manifest sha256 {found.manifest}")
+    say(f"{len(found.concepts)} pairs of style and concept, {len(found.pairs)} pairs of concepts in one picture")
+    say("no rule is broken" + ("; the list that ships says the same" if shipped(found.manifest) else ""))
 
 
 def evaluate(
