@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imagewright.data.batch import Batch
-from imagewright.models.layers import ResidualConv
+from imagewright.models.layers import ResidualConv, compile_each
 from imagewright.models.start import departed
 from imagewright.models.technique import WORDS, Call, Cond, Graph, Phase, Prompted, Technique, Words, sort_parameters
 from imagewright.models.text import TextConfig
@@ -83,6 +83,10 @@ class Autoencoder(Technique):
     def pixels(self) -> int:
         """Side of the pictures that it learns from: of the larger ones, if it makes them."""
         return self.config.size * (1 if self.detail is None else LARGE)
+
+    def compile_(self) -> None:
+        """Compile encoder and decoder in place (torch.compile); parameter names stay."""
+        compile_each([self.encoder, self.decoder])
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 4, H, W) in [-1, 1] -> (B, C, h, w) in (-1, 1)."""

@@ -25,6 +25,7 @@ from imagewright.training.distributed import local_device
 from imagewright.training.loop import TrainReport, train
 from imagewright.training.presets import PRESETS, Preset
 from imagewright.training.previews import preview_of
+from imagewright.training.resident import ResidentSource
 from imagewright.training.sources import CONDITIONS, LatentSource, PixelSource, cache_latents, weights_digest
 
 FIRST_STAGE_SHARE = 0.25  # of the minutes
@@ -173,7 +174,9 @@ def _train(built: Technique, source: PixelSource, job: _Job, out: Path, facts: M
         built.learn_from(job.teacher)
         facts["teacher"] = weights_digest(job.teacher)
     preview, checkup = preview_of(built, source), checkup_of(built, source)
-    return train(built, source, job.config, out, preview=preview, checkup=checkup, facts=facts)
+    device = next(built.parameters()).device
+    fed = source if device.type == "cpu" else ResidentSource(source, device, words=isinstance(built, Prompted))
+    return train(built, fed, job.config, out, preview=preview, checkup=checkup, facts=facts)
 
 
 def _source(built: Technique, job: _Job) -> PixelSource:

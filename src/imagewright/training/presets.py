@@ -1,8 +1,8 @@
 """The table of presets: for each technique, what to build and how to train it.
 
 `tiny` runs in seconds (tests, a first try), `cpu` is meant for two cores and hours, `gpu` for one large accelerator
-and minutes; `pixels` is `cpu` without an autoencoder, `unet` and
-`unet-latents` have the other network, `edm` and `ddpm` are the recipes of those papers (`ddpm` on 28 px digits). A
+and minutes, with networks of a size that all four can ship together; `pixels` is `cpu` without an autoencoder, `unet`
+and `unet-latents` have the other network, `edm` and `ddpm` are the recipes of those papers (`ddpm` on 28 px digits). A
 diffusion model on latents first trains the autoencoder of the preset of the same name, or of `cpu`.
 """
 
@@ -39,18 +39,13 @@ class Preset:
 _AE_TINY = AutoencoderConfig(size=32, widths=(16, 32), encoder_blocks=(1, 1), decoder_blocks=(1, 1), latent=8)
 _AE_64 = AutoencoderConfig(size=64)
 _AE_128 = AutoencoderConfig(
-    size=128, widths=(64, 128, 256, 384), encoder_blocks=(1, 1, 2, 2), decoder_blocks=(1, 2, 3, 3), latent=32
+    size=128, widths=(48, 96, 160, 224), encoder_blocks=(1, 1, 1, 1), decoder_blocks=(1, 2, 2, 2), latent=32
 )
 _TOK_TINY = TokenizerConfig(size=32, widths=(16, 32), encoder_blocks=(1, 1), decoder_blocks=(1, 1), levels=(8, 5, 5, 5))
 _TOK_64 = TokenizerConfig()
 _TOK_VAR = TokenizerConfig(quantiser="vq", latent=16, codebook=2048, coarse_scales=(1, 2, 4, 6))
 _TOK_128 = TokenizerConfig(
-    size=128,
-    widths=(64, 128, 256, 384),
-    encoder_blocks=(1, 1, 2, 2),
-    decoder_blocks=(1, 2, 3, 3),
-    latent=5,
-    levels=(8, 8, 8, 5, 5),
+    size=128, widths=(32, 64, 112, 160), encoder_blocks=(1, 1, 1, 1), decoder_blocks=(1, 1, 2, 2)
 )
 
 _JUDGE_TINY: dict[str, Any] = {"size": 32, "widths": (16, 32, 32), "blocks": (1, 1, 1)}
@@ -78,9 +73,9 @@ PRESETS: dict[str, dict[str, Preset]] = {
                                              checkpoint_minutes=2, sample_every=100, heldout_every=100)),
         "cpu":  Preset(_AE_64, TrainConfig(batch=32, steps=2_400, lr=2e-3, warmup=100, schedule="cosine", ema=.995,
                                            checkpoint_minutes=3, sample_every=400, heldout_every=400), .15),
-        "gpu":  Preset(_AE_128, TrainConfig(batch=256, steps=12_000, lr=1e-3, warmup=200, schedule="cosine", ema=.999,
-                                            compile=True, checkpoint_minutes=1,
-                                            sample_every=2_000, heldout_every=1_000), .2),
+        "gpu":  Preset(_AE_128, TrainConfig(batch=256, steps=16_000, lr=2e-3, warmup=200, cooldown=.4, fit=True,
+                                            ema=.999, compile=True, checkpoint_minutes=1,
+                                            sample_every=1_500, heldout_every=1_500), .2),
     },
     "diffusion": {
         "tiny": Preset(DiffusionConfig(LatentsConfig(_AE_TINY), DiTConfig(width=64, depth=2, heads=2, patch=1,
@@ -95,12 +90,12 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "pixels": Preset(DiffusionConfig(PixelsConfig(size=64), DiTConfig(width=384, depth=8, heads=6, patch=8)),
                          TrainConfig(batch=128, steps=6_000, lr=1e-3, warmup=100, cooldown=.25, muon=True, ema=.998,
                                      checkpoint_minutes=5, sample_every=400, heldout_every=400), .2),
-        "gpu":  Preset(DiffusionConfig(LatentsConfig(_AE_128), train_text=True, edit_share=.3,
+        "gpu":  Preset(DiffusionConfig(LatentsConfig(_AE_128), edit_share=.3,
                                        network=DiTConfig(width=384, depth=8, heads=6, patch=1, dropout=.05,
                                                          copies=True)),
-                       TrainConfig(batch=1024, steps=20_000, lr=1e-3, warmup=300, muon=True, ema=.9995,
-                                   compile=True, checkpoint_minutes=1,
-                                   sample_every=2_000, heldout_every=1_000), .4),
+                       TrainConfig(batch=1024, steps=24_000, lr=1e-3, warmup=300, cooldown=.3, fit=True, muon=True,
+                                   ema=.9995, compile=True, checkpoint_minutes=1,
+                                   sample_every=4_000, heldout_every=2_000), .4),
         "unet": Preset(DiffusionConfig(PixelsConfig(size=64), UNetConfig()),
                        TrainConfig(batch=64, steps=8_000, lr=5e-4, warmup=200, cooldown=.25, ema=.998,
                                    checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),
@@ -129,11 +124,11 @@ PRESETS: dict[str, dict[str, Preset]] = {
                                                                            copies=True), edit_share=.3),
                        TrainConfig(batch=64, steps=800, lr=2e-4, warmup=20, cooldown=.25, ema=.98,
                                    checkpoint_minutes=5, sample_every=200, heldout_every=200), .2),
-        "gpu":  Preset(ConsistencyConfig(LatentsConfig(_AE_128), edit_share=.3, halve_every=1_000,
+        "gpu":  Preset(ConsistencyConfig(LatentsConfig(_AE_128), edit_share=.3, halve_every=800,
                                          network=DiTConfig(width=384, depth=8, heads=6, patch=1, copies=True)),
-                       TrainConfig(batch=1024, steps=6_000, lr=2e-4, warmup=100, cooldown=.25, ema=.998,
+                       TrainConfig(batch=512, steps=8_000, lr=2e-4, warmup=100, cooldown=.25, fit=True, ema=.998,
                                    compile=True, checkpoint_minutes=1,
-                                   sample_every=1_000, heldout_every=500), .4),
+                                   sample_every=1_500, heldout_every=1_500), .4),
     },
     "autoregressive": {
         "tiny": Preset(GPTConfig(CodesConfig(_TOK_TINY), width=64, depth=2, heads=2),
@@ -145,19 +140,19 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "var":  Preset(VARConfig(CodesConfig(_TOK_VAR)),
                        TrainConfig(batch=64, steps=6_000, lr=1e-3, warmup=100, cooldown=.25, muon=True, ema=.998,
                                    checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),
-        "gpu":  Preset(GPTConfig(CodesConfig(_TOK_128), width=384, depth=8, heads=6, train_text=True),
-                       TrainConfig(batch=1024, steps=20_000, lr=1e-3, warmup=300, muon=True, ema=.9995,
-                                   compile=True, checkpoint_minutes=1,
-                                   sample_every=2_000, heldout_every=1_000), .4),
+        "gpu":  Preset(GPTConfig(CodesConfig(_TOK_128), width=160, depth=6, heads=5),
+                       TrainConfig(batch=1024, steps=16_000, lr=1e-3, warmup=300, cooldown=.35, fit=True, muon=True,
+                                   ema=.999, compile=True, checkpoint_minutes=1,
+                                   sample_every=4_000, heldout_every=1_000), .4),
     },
     "tokenizer": {
         "tiny": Preset(_TOK_TINY, TrainConfig(batch=16, steps=200, lr=2e-3, warmup=20, ema=.98,
                                               checkpoint_minutes=2, sample_every=100, heldout_every=100)),
         "cpu":  Preset(_TOK_64, TrainConfig(batch=32, steps=5_000, lr=2e-3, warmup=100, schedule="cosine", ema=.995,
                                             checkpoint_minutes=3, sample_every=500, heldout_every=500), .15),
-        "gpu":  Preset(_TOK_128, TrainConfig(batch=256, steps=12_000, lr=1e-3, warmup=200, schedule="cosine", ema=.999,
-                                             compile=True, checkpoint_minutes=1,
-                                             sample_every=2_000, heldout_every=1_000), .2),
+        "gpu":  Preset(_TOK_128, TrainConfig(batch=256, steps=16_000, lr=2e-3, warmup=200, cooldown=.4, fit=True,
+                                             ema=.999, compile=True, checkpoint_minutes=1,
+                                             sample_every=1_500, heldout_every=1_500), .2),
     },
     "judge": {
         "encoder":    Preset(EncoderJudgeConfig(patch=4, widths=(64, 112, 144), blocks=(1, 1, 1), palette=7),
@@ -187,11 +182,12 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "cpu":  Preset(HVAEConfig(),
                        TrainConfig(batch=32, steps=6_000, lr=1e-3, warmup=100, cooldown=.25, ema=.998,
                                    checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),
-        "gpu":  Preset(HVAEConfig(widths=(384, 384, 320, 256, 128), middles=(128, 128, 112, 80, 48),
-                                  blocks=(2, 3, 4, 4, 3), encoder_blocks=(1, 2, 2, 2, 2), cond=256, warmup=2_000),
-                       TrainConfig(batch=512, steps=20_000, lr=1e-3, warmup=300, cooldown=.25, ema=.9995,
+        "gpu":  Preset(HVAEConfig(size=128, widths=(192, 192, 160, 96, 64, 48), middles=(48, 48, 48, 32, 24, 16),
+                                  latents=(32, 16, 16, 8, 4, 2), blocks=(2, 3, 3, 2, 2, 1),
+                                  encoder_blocks=(1, 1, 1, 1, 1, 1), warmup=1_000),
+                       TrainConfig(batch=256, steps=16_000, lr=1e-3, warmup=300, cooldown=.35, fit=True, ema=.999,
                                    compile=True, checkpoint_minutes=1,
-                                   sample_every=2_000, heldout_every=1_000), .3),
+                                   sample_every=1_500, heldout_every=1_500), .3),
     },
     "gan": {
         "article":       Preset(GANConfig(), _gan_article(), 0.),
@@ -211,10 +207,9 @@ PRESETS: dict[str, dict[str, Preset]] = {
                                             critic_widths=(256, 128, 64), alias_free=True),
                              _gan(batch=32, steps=12_000, ema=.998,
                                   checkpoint_minutes=5, sample_every=1_000, heldout_every=1_000), .2),
-        "gpu":  Preset(StyleGANConfig(LatentsConfig(_AE_128), w=512, widths=(512, 384), depths=(4, 6),
-                                      critic_widths=(512, 384), penalty_every=1, train_text=True),
-                       _gan(batch=512, steps=40_000, lr=4e-4, warmup=500, ema=.9995,
-                            checkpoint_minutes=1, sample_every=2_000, heldout_every=2_000), .4),
+        "gpu":  Preset(StyleGANConfig(LatentsConfig(_AE_128), penalty_every=1),
+                       _gan(batch=512, steps=24_000, warmup=300, fit=True, ema=.999, compile=True,
+                            checkpoint_minutes=1, sample_every=1_500, heldout_every=1_500), .3),
     },
 }
 # fmt: on
