@@ -186,7 +186,7 @@ def test_one_pass_is_nearer_to_the_data_than_the_teachers() -> None:
         torch.manual_seed(0)
         model = of_exact(guidance=1.0, target=target, halvings=2, halve_every=100)
         assert distance(model) > 0.8, "it knows nothing yet"
-        assert distance(trained(model, 600)) < 0.25 < 0.45 < distance(model.teacher), target
+        assert distance(trained(model, 600)) < 0.25 < 0.45 < distance(model.taught[0]), target
 
 
 def test_with_k_0_the_student_is_the_guided_teacher() -> None:
@@ -198,7 +198,7 @@ def test_with_k_0_the_student_is_the_guided_teacher() -> None:
         words, nothing = (model.prompted(["a"] * 8, [style] * 8) for style in (1, 0))
         shown = torch.zeros_like(x), torch.zeros_like(x)
         with torch.no_grad():
-            wanted, avoided = (model.teacher.denoised(x, at, said, *shown) for said in (words, nothing))
+            wanted, avoided = (model.taught[0].denoised(x, at, said, *shown) for said in (words, nothing))
             found = model.denoised(x, at, words, *shown)
         torch.testing.assert_close(found, 2 * wanted - avoided, atol=0.1, rtol=0)
         assert (found - wanted).abs().mean() > 0.15, "guidance says something here"

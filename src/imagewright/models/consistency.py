@@ -57,25 +57,27 @@ class Consistency(Diffusion):
 
     def __init__(self, config: ConsistencyConfig) -> None:
         super().__init__(config)
-        self._teacher: tuple[Diffusion, ...] = ()  # in a tuple, so that it is no part of the module and of checkpoints
+        self._taught: tuple[Diffusion, Words] | None = None  # in a tuple: no part of the module, nor of checkpoints
 
     def learn_from(self, teacher: Diffusion) -> None:
-        """Keep the frozen model that the guided steps are taken from."""
-        device = next(self.parameters()).device
-        self._teacher = (teacher.to(device).eval().requires_grad_(False),)
+        """Keep the frozen model that the guided steps are taken from, and what it reads in an empty text."""
+        teacher.to(next(self.parameters()).device).eval().requires_grad_(False)
+        words = teacher.prompted([""], [0])
+        short = Words(words.tokens[:, :1], words.pooled, words.mask[:, :1], words.style)  # without padding
+        self._taught = teacher, short
 
     @property
-    def teacher(self) -> Diffusion:
-        """Raises TrainingError if none was named."""
-        if not self._teacher:
+    def taught(self) -> tuple[Diffusion, Words]:
+        """The teacher and its empty text. Raises TrainingError if no teacher was named."""
+        if self._taught is None:
             raise TrainingError("A consistency model learns from a trained diffusion model.", "Give its run: --from.")
-        return self._teacher[0]
+        return self._taught
 
     def compile_(self) -> None:
         """Compile the network and the teacher's in place."""
         super().compile_()
-        for teacher in self._teacher:
-            teacher.compile_()
+        if self._taught is not None:
+            self._taught[0].compile_()
 
     def chosen(self, options: dict[str, Any]) -> dict[str, Any]:
         """As Technique's; the estimate is guided as it is."""
@@ -119,21 +121,15 @@ class Consistency(Diffusion):
 
     def guided(self, x: Tensor, given: Exercise) -> Tensor:
         """The teacher's guided estimate of x_0 (B, C, h, w)."""
-        teacher, config, t = self.teacher, self.config, given.t
+        (teacher, nothing), config, t = self.taught, self.config, given.t
         wanted = teacher.denoised(x, t, given.words, given.known, given.mask)
-        low, high = config.interval
         if config.guidance != 1:
-            nothing = self._nothing(len(x))
+            low, high = config.interval
+            nothing = Words(*(part.expand(len(x), *part.shape[1:]) for part in nothing.flat()))
             avoided = teacher.denoised(x, t, nothing, given.known, given.mask)
             inside = ((t >= low) & (t <= high)).view(-1, 1, 1, 1)
             wanted = torch.where(inside, avoided + config.guidance * (wanted - avoided), wanted)
         return teacher._clipped(wanted)
-
-    def _nothing(self, rows: int) -> Words:
-        """The empty text in no particular style, without padding."""
-        words = self.prompted([""], [0])
-        short = Words(words.tokens[:, :1], words.pooled, words.mask[:, :1], words.style)
-        return Words(*(part.expand(rows, *part.shape[1:]) for part in short.flat()))
 
 
 def student_of(config: ConsistencyConfig, teacher: DiffusionConfig) -> ConsistencyConfig:
