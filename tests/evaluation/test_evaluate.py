@@ -3,63 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from answering import Answering, One
 
 from imagewright.data.loader import CaptionedFolder
-from imagewright.engines.catalog import Catalog
-from imagewright.engines.engine import Engine, ModelInfo
-from imagewright.errors import DataError, MissingExtraError, ModelNotFoundError, OptionError
+from imagewright.errors import DataError, MissingExtraError, ModelError, ModelNotFoundError, OptionError
 from imagewright.evaluation import plugins, verdicts
+from imagewright.evaluation.drawing import ROWS, drawn
 from imagewright.evaluation.evaluate import LEAST, evaluate, plain, save, worst
 from imagewright.evaluation.prompts import HELD_OUT, SCENE, SEEN, items
 from imagewright.refine.judge import Judges
-from imagewright.request import Adjustment, Capabilities, ImageRequest
-from imagewright.watch import Watch
 
 
-class Answering(Engine):
-    """Draws the real picture of a caption, of any split; `grey` draws grey noise instead."""
-
-    name = "answering"
-
-    def __init__(self, folder: CaptionedFolder, grey: bool = False) -> None:
-        self.folder, self.grey, self.drawn = folder, grey, 0
-
-    def models(self) -> Sequence[ModelInfo]:
-        can = Capabilities(size=(64, 64), styles=("noto", "flat"), transparent=True)
-        digest = "grey" if self.grey else "real"
-        info = {"summary": "", "licence": "", "digest": digest}
-        return [ModelInfo(name="answer", engine=self.name, technique="gan", capabilities=can, **info)]
-
-    def _generate(
-        self, request: ImageRequest, model: ModelInfo, watch: Watch
-    ) -> tuple[list[Image.Image], list[Adjustment]]:
-        self.drawn += 1
-        rng = np.random.default_rng(request.seed)
-        if self.grey:
-            return [Image.fromarray(rng.integers(0, 255, (64, 64, 4), np.uint8), "RGBA")], []
-        fitting = [r for r in self.folder.records if (r["text"], r["style"]) == (request.prompt, request.style)]
-        record = (fitting or self.folder.records)[-1]
-        return [Image.open(self.folder.path / record["file_name"]).convert("RGBA")], []
-
-
-class One(Catalog):
-    """A catalogue of one engine."""
-
-    def __init__(self, only: Engine) -> None:
-        super().__init__()
-        self.only = only
-
-    def find(self, name: str | None, technique: str | None = None) -> tuple[Engine, str | None]:
-        return self.only, name
-
-
-def asked(judges: Judges, shapes: CaptionedFolder, out: Path, engine: Engine, **more: object):
+def asked(judges: Judges, shapes: CaptionedFolder, out: Path, engine: Answering, **more: object):
     return evaluate("answer", shapes.path, out, n=40, judges=judges, catalog=One(engine), costs=False, **more)
 
 
@@ -77,6 +35,24 @@ def test_a_model_that_answers_with_real_pictures_beats_one_that_draws_noise(
     assert good.model["KD"].value < noise.model["KD"].value
     assert noise.model["copies, unseen captions"].value == 0
     assert good.copycat["copies, unseen captions"].value == 1
+
+
+def test_pictures_are_drawn_side_by_side_and_an_interrupted_drawing_goes_on(
+    shapes: CaptionedFolder, tmp_path: Path
+) -> None:
+    asked, told = items("stickers", shapes, 50, ("noto", "flat")), []
+    quick, slow = Answering(shapes, grey=True, concurrency=4), Answering(shapes, grey=True)
+    slow.broken = 20  # the 21st picture fails
+    with pytest.raises(ModelError, match="broken"):
+        drawn(slow, slow.find("answer"), asked, tmp_path / "slow")
+    kept = len(list((tmp_path / "slow").rglob("*.png")))
+    assert 20 <= kept < ROWS
+    slow.broken = None
+    alone = drawn(slow, slow.find("answer"), asked, tmp_path / "slow", lambda *counts: told.append(counts))
+    assert told == [("drawing", done, 50) for done in range(kept + 1, 51)]
+    beside = drawn(quick, quick.find("answer"), asked, tmp_path / "quick")
+    assert quick.most > 1 and slow.most == 1
+    assert [p.tobytes() for p in beside] == [p.tobytes() for p in alone] and len(alone[10:20]) == 10
 
 
 def test_the_report_tells_n_intervals_and_the_nearest_pictures(

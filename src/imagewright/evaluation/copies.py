@@ -55,7 +55,7 @@ class CopyFinder:
             k = min(NEAREST, distance.shape[1])
             candidates = np.argpartition(distance, k - 1, axis=1)[:, :k]
             small = halved(rgba[start:stop])
-            others = halved(self.training.rgba[candidates.reshape(-1)]).reshape(stop - start, k, -1)
+            others = halved(self.training.rgba(candidates.reshape(-1))).reshape(stop - start, k, -1)
             pixels = np.sqrt(np.square(small.reshape(stop - start, 1, -1) - others).mean(2))  # (n, k)
             best, rows = pixels.argmin(1), np.arange(stop - start)
             index.append(candidates[rows, best])

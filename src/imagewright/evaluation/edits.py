@@ -13,6 +13,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from imagewright.data.edits import compose
 from imagewright.data.recolour import nearest_colour
 from imagewright.data.scenes import Studio, credits_of, things
 from imagewright.engines.catalog import Catalog
+from imagewright.engines.lanes import all_of, at_once
 from imagewright.errors import DataError, ModelError
 from imagewright.evaluation.features import Tell
 from imagewright.evaluation.metrics import Estimate, bootstrap, wilson
@@ -32,6 +34,7 @@ from imagewright.pictures import open_picture
 from imagewright.refine.judge import Attributes, Judges
 from imagewright.request import ImageRequest
 
+ROWS = 32  # instructions at a time
 NAMED = 0.5  # of the pixels that should have a colour have it
 GROUND = 0.8  # of the background is as asked
 GONE = 0.08  # mean difference (of 1) to the truth where something was removed
@@ -84,14 +87,16 @@ def edited(model: str | None, asked: Sequence[Triple], told: Tell | None = None,
     engine, name = Catalog().find(model)
     if "instruction" not in engine.find(name).capabilities.features:
         raise ModelError("This model follows no instructions.", "Choose one that does: imagewright models")
-    pictures = []
-    for index, one in enumerate(asked):
-        request = ImageRequest(
-            prompt=one.instruction, model=name, image=one.before, instruction=True, seed=index, **options
-        )
-        pictures.append(engine.generate(request)[0])
+    requests = [
+        ImageRequest(prompt=one.instruction, model=name, image=one.before, instruction=True, seed=index, **options)
+        for index, one in enumerate(asked)
+    ]
+    pictures: list[Image.Image] = []
+    for start in range(0, len(requests), ROWS):
+        calls = [partial(engine.generate, request) for request in requests[start : start + ROWS]]
+        pictures += [result[0] for result in all_of(at_once(calls, engine.concurrency))]
         if told is not None:
-            told("editing", index + 1, len(asked))
+            told("editing", len(pictures), len(requests))
     return pictures
 
 

@@ -25,7 +25,7 @@ from imagewright.errors import DataError, ModelError
 from imagewright.evaluation import compare, network, plugins
 from imagewright.evaluation.copies import CopyFinder, Nearest
 from imagewright.evaluation.drawing import drawn, fields_of
-from imagewright.evaluation.features import FeatureSpace, JudgeSpace, Reals, Tell, training_pictures
+from imagewright.evaluation.features import FeatureSpace, JudgeSpace, Reals, Tell, embedded, training_pictures
 from imagewright.evaluation.judging import caption_scores
 from imagewright.evaluation.measure import measure
 from imagewright.evaluation.metrics import (
@@ -114,13 +114,14 @@ def evaluate(
     asked = items(suite, folder, n, info.capabilities.styles)
     contest = prepared(judges, folder, asked, spaces, told)
     pictures = drawn(engine, info, asked, out, told)
-    found = figures(contest, judges.prepared(pictures), np.arange(len(asked)))
+    rgba = judges.prepared(pictures)
+    found = figures(contest, rgba, np.arange(len(asked)))
     shown = np.array([i for i, item in enumerate(asked) if item.row >= 0], np.int64)
     real = figures(contest, folder.packed(judges.size)[[asked[i].row for i in shown]], shown)
     real |= {f"scenes: {kind}": Estimate(**told_) for kind, told_ in judges.real.get("attributes", {}).items()}
     copycat = figures(contest, folder.packed(judges.size)[copycat_rows(contest)], np.arange(len(asked)))
     found |= _restored(engine, info, contest)
-    nearest = contest.finder.nearest(judges.prepared(pictures), judges.embed(pictures))
+    nearest = contest.finder.nearest(rgba, judges.embed(rgba))
     facts = {
         "model": info.name,
         "engine": info.engine,
@@ -155,7 +156,7 @@ def prepared(
     held = folder.heldout(10**6, 0)
     held_rgba = folder.packed(judges.size)[held]
     finder = CopyFinder(training, held_rgba, judges.embed(held_rgba))
-    foreign = [(space, space.embed(np.asarray(reference.rgba))) for space in spaces]
+    foreign = [(space, embedded(space, reference.pack, reference.rows)) for space in spaces]
     return Contest(judges, folder, asked, reference, finder, foreign)
 
 

@@ -53,42 +53,50 @@ class JudgeSpace:
 
 @dataclass(frozen=True)
 class Reals:
-    """Real pictures of a folder: `rows` in it, `rgba` (N, S, S, 4) and `features` (N, D)."""
+    """Real pictures of a folder: `rows` of its `pack` (all, S, S, 4), which stays on the disk, and their `features`
+    (N, D)."""
 
     rows: NDArray[np.int64]
-    rgba: Bytes
+    pack: Bytes
     features: Floats
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def rgba(self, index: slice | NDArray[np.int64] = slice(None)) -> Bytes:
+        """(n, S, S, 4) those at `index`, read from the disk."""
+        return np.asarray(self.pack[self.rows[index]])
+
     def of(self, rows: NDArray[np.int64]) -> Reals:
         """Those of the folder's `rows`, which must all be here."""
         at = {int(row): i for i, row in enumerate(self.rows)}
         index = np.array([at[int(row)] for row in rows], np.int64)
-        return Reals(self.rows[index], self.rgba[index], self.features[index])
+        return Reals(self.rows[index], self.pack, self.features[index])
 
 
-def embedded(space: FeatureSpace, rgba: Bytes, told: Callable[[int, int], None] | None = None) -> Floats:
-    """Features of many pictures, some rows at a time."""
+def embedded(
+    space: FeatureSpace, pack: Bytes, rows: NDArray[np.int64], told: Callable[[int, int], None] | None = None
+) -> Floats:
+    """Features of many `rows` of a pack, some at a time."""
     parts = []
-    for start in range(0, len(rgba), ROWS):
-        parts.append(space.embed(np.asarray(rgba[start : start + ROWS])))
+    for start in range(0, len(rows), ROWS):
+        parts.append(space.embed(np.asarray(pack[rows[start : start + ROWS]])))
         if told is not None:
-            told(min(start + ROWS, len(rgba)), len(rgba))
+            told(min(start + ROWS, len(rows)), len(rows))
     return np.concatenate(parts)
 
 
 def training_pictures(folder: CaptionedFolder, space: FeatureSpace, size: int, told: Tell | None = None) -> Reals:
     """All training pictures of `folder`; their features are kept in its cache, where it can be written."""
     rows = np.array([i for i, record in enumerate(folder.records) if record["split"] == TRAIN], np.int64)
-    rgba = folder.packed(size)[rows]
+    pack = folder.packed(size)
     cache = folder.path / ".cache" / f"{folder.manifest[:16]}-{space.name}-{space.version}.safetensors"
     if cache.exists():
-        return Reals(rows, rgba, load_file(cache)["features"])
-    features = embedded(space, rgba, (lambda done, total: told("training pictures", done, total)) if told else None)
+        return Reals(rows, pack, load_file(cache)["features"])
+    tell = (lambda done, total: told("training pictures", done, total)) if told else None
+    features = embedded(space, pack, rows, tell)
     _keep(cache, {"features": features})
-    return Reals(rows, rgba, features)
+    return Reals(rows, pack, features)
 
 
 def _keep(cache: Any, tensors: dict[str, Floats]) -> None:

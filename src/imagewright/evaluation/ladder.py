@@ -69,7 +69,7 @@ def climb(rung: Rung, judges: Judges, pictures: Bytes, reference: Reals, finder:
     """The measure at each level, for real `pictures` (N, S, S, 4) that are not among the `reference`."""
     values = []
     for level in rung.levels:
-        spoilt = rung.spoil(pictures, level, np.asarray(finder.training.rgba))
+        spoilt = rung.spoil(pictures, level, finder.training.rgba())
         features = judges.embed(spoilt)
         if rung.measure == "KD":
             values.append(kernel_distance(features, reference.features).value)

@@ -25,6 +25,7 @@ SUITES = ("stickers", "own")
 SEEN, HELD_OUT, SCENE = "seen", "held-out", "scene"
 SHARES = {SEEN: 0.5, HELD_OUT: 0.2, SCENE: 0.3}
 SCENE_KINDS = {"object": 0.25, "count": 0.25, "pair": 0.5}
+COMPOSED = ("scene", "edit")  # kinds of pictures of the sticker set that show no one concept
 COLOURED = 0.6  # share of the things of scenes that are asked for in a colour
 Record = dict[str, Any]
 Rows = NDArray[np.int64]
@@ -70,7 +71,7 @@ def training_rows(folder: CaptionedFolder, n: int, seed: int) -> Rows:
     are fewer."""
     by_concept: dict[str, list[int]] = {}
     for i, record in enumerate(folder.records):
-        if record["split"] == TRAIN and record.get("kind") != "scene" and not record.get("tone"):
+        if record["split"] == TRAIN and record.get("kind") not in COMPOSED and not record.get("tone"):
             by_concept.setdefault(record["base"], []).append(i)
     if not by_concept:
         raise DataError(f"{folder.path} has no training pictures.", "Add pictures, or check their splits.")
@@ -104,7 +105,7 @@ def _scenes(folder: CaptionedFolder, n: int, styles: Sequence[str], seed: int) -
     """Scenes of the nameable things of the training stickers; pairs are such that no training scene shows."""
     stickers = [record for record in folder.records if record.get("kind") == "sticker"]
     nameable = things(stickers)
-    shown = {frozenset(record["base"].split("+")) for record in folder.records if record.get("kind") == "scene"}
+    shown = {frozenset(record["base"].split("+")) for record in folder.records if record.get("kind") in COMPOSED}
     if len(nameable) < 2:
         raise DataError(f"{folder.path} has too few nameable things for scenes.", "Use the whole sticker set.")
     rng = np.random.default_rng([seed, 2])

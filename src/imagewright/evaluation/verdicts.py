@@ -76,10 +76,11 @@ def rows(result: Result) -> list[Row]:
         {"KD / real": ratio(found, result.real), **found} for found in (result.model, result.real, result.copycat)
     )
     column = column_of(result.facts["technique"], result.facts["steps"])
-    return [_row(name, found, real.get(name), copycat.get(name), column) for name, found in model.items()]
+    return [row(name, found, real.get(name), copycat.get(name), column) for name, found in model.items()]
 
 
-def _row(name: str, found: Estimate, real: Estimate | None, copycat: Estimate | None, column: str | None) -> Row:
+def row(name: str, found: Estimate, real: Estimate | None, copycat: Estimate | None, column: str | None) -> Row:
+    """One line of the table; `column`: one of COLUMNS, or None."""
     target = TARGETS.get(name)
     goal = target.values[COLUMNS.index(column)] if target and column else None
     reached = None
@@ -88,7 +89,7 @@ def _row(name: str, found: Estimate, real: Estimate | None, copycat: Estimate | 
     sign = "" if target is None or goal is None else "≥ " if target.least else "≤ "
     return Row(
         name,
-        _text(name, found.value) + _interval(name, found),
+        figure(name, found),
         _text(name, real.value) if real else "–",
         _text(name, copycat.value) if copycat else "–",
         found.n,
@@ -105,8 +106,10 @@ def _text(name: str, value: float) -> str:
     return f"{value:.1f}" if name.startswith(("KD /", "reconstruction PSNR")) else f"{value:.4f}"
 
 
-def _interval(name: str, found: Estimate) -> str:
-    return f"  [{_text(name, found.low)}, {_text(name, found.high)}]" if found.low == found.low else ""
+def figure(name: str, found: Estimate) -> str:
+    """A figure with its interval, if it has one, as text."""
+    interval = f"  [{_text(name, found.low)}, {_text(name, found.high)}]" if found.low == found.low else ""
+    return _text(name, found.value) + interval
 
 
 def facts_text(facts: Mapping[str, Any]) -> list[str]:
@@ -145,13 +148,15 @@ def _caption(result: Result, index: int) -> str:
 
 
 def copies(result: Result) -> Image.Image:
-    """The ten pictures nearest to training pictures, each followed by that picture."""
+    """The ten pictures of unseen captions nearest to training pictures, each followed by that picture, with the
+    distances in features and in pixels (copies.py)."""
     pictures, captions = [], []
     for index in worst(result):
         row = int(result.contest.finder.training.rows[result.copies.index[index]])
         record = result.contest.folder.records[row]
         with Image.open(result.contest.folder.path / record["file_name"], formats=("PNG", "JPEG", "WEBP")) as real:
             pictures += [result.pictures[index], real.convert("RGBA")]
-        word = "copy of" if result.copied[index] else "nearest"
-        captions += [f"made: {result.items[index].prompt}", f"{word}: {record['text']}"]
+        apart = f"{result.copies.features[index]:.3f} {result.copies.pixels[index]:.3f}"
+        word = "copy of" if result.copied[index] else "near"
+        captions += [result.items[index].prompt, f"{apart} {word}: {record['text']}"]
     return sheet(pictures, captions, columns=4)
