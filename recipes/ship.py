@@ -112,7 +112,7 @@ def go(build: Build, deadline: float, data: Path | None, source: Path | None, on
     folder = data or build.folder / "data"
     if data is None and (only is None or "data" in only):
         run(build, "data", data_command(build, folder, source), deadline)
-    if not (folder / "metadata.jsonl").exists():
+    if not folder.exists():
         return
     for stage in PLAN:
         lacking = [run for _, run in stage.needs if build.state(run) != "done"]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from training.techniques import build, dials, teacher
+from training.techniques import Discs, build, dials, teacher
 
 from imagewright.data.batch import Batch, Draws, TextTokens
 from imagewright.models.consistency import Consistency
 from imagewright.models.encoders import Codes
-from imagewright.models.technique import Technique
+from imagewright.models.technique import Cond, Technique
+from imagewright.training.loop import train
 from imagewright.training.presets import PRESETS
 from imagewright.training.state import TrainState
 
@@ -64,3 +66,26 @@ def test_a_step_stays_on_the_device_and_waits_for_nothing(name: str, monkeypatch
         optimizers.step(0.5)
     state.ema.update(3)
     assert all(value.device == AWAY for value in losses.values())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at tensors that are no leaves
+def test_equal_blocks_are_compiled_once_and_pictures_not_at_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    graphs: list[Any] = []
+    plain = torch.nn.Module.compile
+
+    def counted(module: torch.fx.GraphModule, example: Any) -> Any:
+        graphs.append(module)
+        return module.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **more: plain(self, backend=counted, **more))
+    config = dials("diffusion", compile=True, steps=3, heldout_every=2, sample_every=2)
+    drawn: list[int] = []
+
+    def preview(technique: Technique, step: int, path: Path) -> None:
+        technique.sample(Cond(["a disc"], [0]), [0], steps=2)
+        drawn.append(step)
+
+    train(build("diffusion"), Discs(32), config, tmp_path, preview=preview)
+    assert drawn == [2] and len(graphs) == 2, "a block of the network and a layer of the text encoder"

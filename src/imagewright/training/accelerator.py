@@ -29,7 +29,7 @@ def later(values: Tensor) -> Callable[[], list[float]]:
     only for what was to be done before they were."""
     if values.device.type == "cpu":
         return values.tolist
-    copied, done = values.to("cpu", non_blocking=True), torch.cuda.Event()
+    copied, done = values.to("cpu", non_blocking=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
     done.record()
 
     def numbers() -> list[float]:

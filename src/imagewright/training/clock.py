@@ -65,7 +65,7 @@ class Clock:
         config = self.config
         if step != first + FORECAST or config.minutes is None or config.schedule == "constant" or config.fit:
             return None
-        last = step + int((60 * self.config.minutes - self.elapsed) / (self.here / FORECAST))
-        if last >= self.config.steps:
+        last = step + int((60 * config.minutes - self.elapsed) / (self.here / FORECAST))
+        if last >= config.steps:
             return None
-        return f"the minutes end near step {last} of {self.config.steps}, before the schedule does"
+        return f"the minutes end near step {last} of {config.steps}, before the schedule does"

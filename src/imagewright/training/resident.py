@@ -63,13 +63,12 @@ class ResidentSource:
         """Rows [start, stop) of the global batch of a step."""
         rows = _sent(self.source.rows(seed, step, start, stop, total), self.device)
         draws = Draws(seed, step, start, stop, total, self.device)
-        shown = self.source.shown(self.pictures[rows])
-        before: dict[str, Tensor] = {}
+        shown: dict[str, Any] = dict(self.source.shown(self.pictures[rows]))
         if self.source.edits_share:
             (pictures,) = self.source.shown(self.pictures[self.before[rows]]).values()
-            before = {"before": pictures, "edited": self.edited[rows]}
+            shown |= {"before": pictures, "edited": self.edited[rows]}
         text = self._told(rows, draws) if self.pool else None
-        return Batch(draws=draws, text=text, style=self.style[rows], step=step, **shown, **before)
+        return Batch(draws=draws, text=text, style=self.style[rows], step=step, **shown)
 
     def heldout(self, start: int, stop: int, seed: int) -> Batch | None:
         """As of the source."""

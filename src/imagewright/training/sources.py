@@ -121,7 +121,7 @@ class LatentSource(PixelSource):
     ) -> None:
         super().__init__(folder, size, tokenizer, scenes_share, condition, edits_share)
         with safe_open(str(cache), framework="pt") as file:
-            self.latents = file.get_tensor("latents")
+            self.latents: Tensor = file.get_tensor("latents")
 
     def _pictures(self, rows: np.ndarray) -> dict[str, Tensor]:
         return self.shown(self.latents[torch.from_numpy(rows)])
