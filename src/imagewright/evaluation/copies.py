@@ -72,8 +72,10 @@ class CopyFinder:
 
 def halved(rgba: Bytes) -> Floats:
     """(N, S, S, 4) premultiplied RGBA over grey at SIDE pixels -> (N, 3, SIDE, SIDE) in [0, 1]."""
-    rgb = (over_grey(np.asarray(rgba)) + 1) / 2
-    N, C, S, _ = rgb.shape
-    factor = max(1, S // SIDE)
-    small: Floats = rgb.reshape(N, C, S // factor, factor, S // factor, factor).mean((3, 5))
+    factor = max(1, rgba.shape[1] // SIDE)
+    small = np.empty((len(rgba), 3, rgba.shape[1] // factor, rgba.shape[1] // factor), np.float32)
+    for start in range(0, len(rgba), CHUNK):  # floats of many pictures at their full size would be a gigabyte
+        rgb = (over_grey(np.asarray(rgba[start : start + CHUNK])) + 1) / 2
+        N, C, S, _ = rgb.shape
+        small[start : start + N] = rgb.reshape(N, C, S // factor, factor, S // factor, factor).mean((3, 5))
     return small
