@@ -37,6 +37,11 @@ diffusion | gan)
   [ "$preset" = cpu ] && stage=(--set steps=1500)
   train autoencoder "$folder/autoencoder" ${stage[@]+"${stage[@]}"}
   first=(--autoencoder "$folder/autoencoder")
+  if [ "$preset" = cpu ]; then # the decoder goes on alone, and learns to give pictures of twice the size
+    train autoencoder "$folder/decoder" --from "$folder/autoencoder" \
+      --set seed=5 --set model.detail=40 --set model.frozen=true --set steps=2000 --set lr=1.5e-3
+    finish+=(--autoencoder "$folder/decoder")
+  fi
   ;;
 autoregressive)
   stage=()
@@ -49,11 +54,13 @@ vae) first=() ;;
 esac
 if [ "$preset" = cpu ]; then
   case $technique in
-  diffusion) # learned pictures first, and instructions from there
+  diffusion) # learned pictures first, instructions from there, and then both for longer
     train diffusion "$folder/diffusion-pictures" "${first[@]}" \
       --set steps=4000 --set cooldown=0.3 --set model.edit_share=0 "$@"
-    small=(--from "$folder/diffusion-pictures" --set seed=1 --set steps=3600 --set lr=6e-4 --set muon_lr=0.012)
-    small+=(--set cooldown=0.5 --set model.edit_share=0.4) finish+=(--guidance 4 --rank 0)
+    train diffusion "$folder/diffusion-edits" "${first[@]}" --from "$folder/diffusion-pictures" --set seed=1 \
+      --set steps=3000 --set lr=6e-4 --set muon_lr=0.012 --set cooldown=0.5 --set model.edit_share=0.4 "$@"
+    small=(--from "$folder/diffusion-edits" --set seed=2 --set steps=4700 --set lr=8e-4 --set muon_lr=0.016)
+    small+=(--set cooldown=0.4 --set warmup=60 --set ema=0.9985 --set model.edit_share=0.2) finish+=(--guidance 4 --rank 0)
     ;;
   gan) small=(--set steps=3500) finish+=(--rank 2 --truncation 0.8) ;;
   autoregressive) small=(--set model.width=160 --set model.depth=5 --set model.heads=5 --set steps=2050 --set cooldown=0.35) finish+=(--rank 1) ;;

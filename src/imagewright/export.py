@@ -30,7 +30,7 @@ from imagewright.engines.trained import defaults as sampling_defaults
 from imagewright.errors import ModelError, OptionError, OutputError
 from imagewright.models.technique import Graph, Prompted, Technique
 from imagewright.models.text import packed_state
-from imagewright.models.vae import Autoencoder
+from imagewright.models.vae import LARGE, Autoencoder
 from imagewright.quantise import quantise
 from imagewright.text import MAX_TOKENS
 from imagewright.text_encoder import HEADS as TEXT_HEADS
@@ -191,20 +191,22 @@ def _describe(
     technique: Technique, run: dict[str, Any], path: Path, name: str, bits: int, parts: Collection[str]
 ) -> dict[str, Any]:
     side, text = technique.pixels, getattr(technique.config, "text", None)
+    runtime = _runtime(technique, parts)
+    drawn = side * LARGE if runtime.get("large") else side
     return {
         "format": FORMAT,
         "name": name,
         "technique": technique.family,
-        "summary": f"Text to pictures with transparent background, {side}x{side} pixels.",
+        "summary": f"Text to pictures with transparent background, {drawn}x{drawn} pixels.",
         "licence": "Apache-2.0",
         "size": [side, side],
-        "default_size": [max(side, DEFAULT_SIDE)] * 2,
+        "default_size": [max(drawn, DEFAULT_SIDE)] * 2,
         "styles": run.get("styles", {}),
         "max_tokens": text.max_tokens if text else MAX_TOKENS,
         "text_heads": text.heads if text else TEXT_HEADS,
         "weights": {32: "float32", 8: "int8", 4: "int4"}[bits],
         "parameters": sum(p.numel() for p in technique.parameters()),
-        "runtime": _runtime(technique, parts),
+        "runtime": runtime,
         "training": {
             "manifest": run.get("manifest_hash"),
             "steps": _step_of(path),

@@ -68,6 +68,12 @@ class Cut:
             return self._changed(drawn, told)
         return resize(_inner(drawn, self.box, self.picture.size), self.size), told
 
+    @property
+    def _width(self) -> int:
+        """Of what the model sees; it may draw larger."""
+        assert self.request.size is not None
+        return self.request.size[0]
+
     def _changed(self, drawn: Image.Image, told: dict[str, Any]) -> tuple[Image.Image, dict[str, Any]]:
         """The picture where an instruction left it alone, and `drawn` where it changed it."""
         assert self.request.image is not None
@@ -93,7 +99,7 @@ class Cut:
         part, hole = result[top:bottom, left:right], self.hole[top:bottom, left:right]
         pixels = np.asarray(new.convert("RGBA"))
         if not self.request.instruction:  # whose colours may differ from those around it on purpose
-            pixels = matched(pixels, part, hole, (self.box[2] - self.box[0]) / drawn.width)
+            pixels = matched(pixels, part, hole, (self.box[2] - self.box[0]) / self._width)
         result[top:bottom, left:right] = _laid(part, pixels, _weights(hole, self.request.feather))
         restored = Image.fromarray(result, self.picture.mode)
         check(self.picture, restored, self.hole)

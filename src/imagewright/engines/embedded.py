@@ -157,8 +157,8 @@ class ExportedModel:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
     def generate(self, request: ImageRequest, watch: Watch = Watch()) -> tuple[list[Image.Image], list[Adjustment]]:
-        """`request.n` RGBA pictures at the model's own size, or twice that if its decoder can and they are to be
-        larger. An edit keeps its size, because it goes back into a picture of another sharpness."""
+        """`request.n` RGBA pictures at the model's own size, or at twice that if its decoder can, unless no more
+        than its own is asked for."""
         words, adjustments = self.words(request)
         options = options_of(request, self.description["sampling"])
         source = source_of(request, tuple(self.description["size"]))
@@ -203,11 +203,10 @@ class ExportedModel:
 
 
 def _wants_more(request: ImageRequest, size: Sequence[int]) -> bool:
-    """Whether whole pictures are asked for, and larger than `size` or of a picture's size."""
-    if request.mask is not None or request.instruction:
-        return False
-    drawn_as_seen = request.image is not None or request.size is None
-    return drawn_as_seen or any(a > b for a, b in zip(request.size or (), size, strict=True))
+    """Whether pictures larger than `size` are asked for, or parts of a picture, which may be."""
+    if request.image is not None or request.size is None:
+        return True
+    return any(asked > own for asked, own in zip(request.size, size, strict=True))
 
 
 def unread(tokenizer: Tokenizer, request: ImageRequest, limit: int) -> list[Adjustment]:
