@@ -35,7 +35,7 @@ def checkup_of(technique: Technique, source: PixelSource) -> Checkup | None:
 
 
 class _Examiner:
-    def __init__(self, source: PixelSource, device: torch.device) -> None:
+    def __init__(self, source: PixelSource, device: torch.device | str = "cpu") -> None:
         self.source, self.device = source, device
 
     def __call__(self, technique: Technique) -> dict[str, float]:
