@@ -156,11 +156,11 @@ PRESETS: dict[str, dict[str, Preset]] = {
     },
     "judge": {
         "encoder":    Preset(EncoderJudgeConfig(patch=4, widths=(64, 112, 144), blocks=(1, 1, 1), palette=7),
-                             _judge(6_000, 11, muon=True, heldout_every=500), .15),
+                             _judge(3_000, 11, muon=True, heldout_every=500), .15),
         "match":      Preset(MatchJudgeConfig(patch=4, widths=(64, 128, 144), blocks=(1, 1, 1)),
                              _judge(4_000, 22), .35),
         "attributes": Preset(AttributeJudgeConfig(patch=4, widths=(64, 96, 112), blocks=(1, 1, 1), palette=6),
-                             _judge(6_000, 33, muon=True, heldout_every=500), .5),
+                             _judge(4_000, 33, muon=True, heldout_every=500), .5),
         "tiny-encoder":    Preset(EncoderJudgeConfig(**_JUDGE_TINY, features=32, palette=4),
                                   _judge(150, 1, batch=32, warmup=10, ema=.95), .15),
         "tiny-match":      Preset(MatchJudgeConfig(**_JUDGE_TINY, features=32),
