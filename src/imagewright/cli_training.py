@@ -73,8 +73,8 @@ def train(
     technique: Annotated[
         str,
         typer.Option(
-            help="What to train: vae, gan, diffusion, autoregressive; consistency: a student of a diffusion run (--from) "
-            "that draws in fewer passes; or a first stage alone: autoencoder, tokenizer.",
+            help="What to train: vae, gan, diffusion, autoregressive; consistency: a student of a diffusion run "
+            "(--from) that draws in fewer passes; or a first stage alone: autoencoder, tokenizer.",
             show_default=False,
         ),
     ],

@@ -21,8 +21,8 @@ from imagewright.data.batch import Batch
 from imagewright.models.aliasfree import AliasFreeSynthesis
 from imagewright.models.diffaugment import Augmentation
 from imagewright.models.encoders import PixelsConfig, build_encoder
-from imagewright.models.layers import compile_each
 from imagewright.models.gan import relativistic, zero_centred_penalty
+from imagewright.models.layers import compile_each
 from imagewright.models.samplers import noise_source
 from imagewright.models.style_networks import Critic, Mapping, StyleGANConfig, Synthesis
 from imagewright.models.technique import WORDS, Call, Cond, Graph, Phase, Prompted, Words, sort_parameters
