@@ -305,7 +305,9 @@ def test_the_embedded_runner_draws_what_torch_draws(config: StyleGANConfig, tmp_
     for part, graph in model.graphs().items():
         write_graph(graph, tmp_path / f"{part}.onnx", 32)
         sessions[part] = onnxruntime.InferenceSession(tmp_path / f"{part}.onnx")
-    exported = SimpleNamespace(runtime=model.runtime(), run=lambda part, **inputs: sessions[part].run(None, inputs))
+    exported = SimpleNamespace(
+        runtime=model.runtime(), run=lambda part, outputs=None, **inputs: sessions[part].run(outputs, inputs)
+    )
     with torch.no_grad():
         both = model.wanted_and_avoided(DISCS, 0)
     words = {name: tensor.numpy() for name, tensor in zip(WORDS, both.flat(), strict=True)}

@@ -59,7 +59,8 @@ def describe(image: Image.Image, n: int = 4, judges: Judges | None = None) -> li
     style = style_of(judges, seen["style"][0])
     texts = [caption(name, colourable(judges), pixels, style) for name in names]
     scores = judges.probability(judges.read(texts) @ look)
-    return [Caption(text, name, float(score)) for text, name, score in zip(texts, names, scores, strict=True)]
+    # to five digits, because those behind them depend on how many texts are read at once
+    return [Caption(text, name, round(float(score), 5)) for text, name, score in zip(texts, names, scores, strict=True)]
 
 
 @cache
