@@ -25,12 +25,12 @@ from imagewright.errors import (
     UnsupportedError,
 )
 from imagewright.export import export
+from imagewright.models.autoencoder import Autoencoder, AutoencoderConfig
 from imagewright.models.diffusion import Diffusion, DiffusionConfig
 from imagewright.models.dit import DiTConfig
 from imagewright.models.encoders import LatentsConfig
 from imagewright.models.technique import Cond
 from imagewright.models.text import load_pretrained
-from imagewright.models.vae import Autoencoder, AutoencoderConfig
 from imagewright.request import ImageRequest
 from imagewright.source import to_picture
 from imagewright.training.checkpoint import load_model

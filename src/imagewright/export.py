@@ -28,9 +28,9 @@ from imagewright.engines.embedded import FORMAT, TEXT
 from imagewright.engines.runners import runner
 from imagewright.engines.trained import defaults as sampling_defaults
 from imagewright.errors import ModelError, OptionError, OutputError
+from imagewright.models.autoencoder import LARGE, Autoencoder
 from imagewright.models.technique import Graph, Prompted, Technique
 from imagewright.models.text import packed_state
-from imagewright.models.vae import LARGE, Autoencoder
 from imagewright.quantise import quantise
 from imagewright.text import MAX_TOKENS
 from imagewright.text_encoder import HEADS as TEXT_HEADS
@@ -78,13 +78,7 @@ def export(
     sampling = sampling_defaults(technique)
     if unknown := set(defaults or {}) - set(sampling):
         raise OptionError(f"This technique has no {', '.join(unknown)}.", f"It has: {', '.join(sampling) or 'none'}.")
-    graphs = technique.graphs()
-    needed = runner(technique.family).PARTS
-    for part in without:
-        if part in needed or part not in graphs:
-            spare = ", ".join(name for name in graphs if name not in needed)
-            raise OptionError(f"The part {part!r} cannot be left out.", f"These can: {spare or 'none'}.")
-        del graphs[part]
+    graphs = _parts(technique, without)
     path, run_config = open_model(run_dir)
     partial = out_dir.with_name(f".{out_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -106,9 +100,20 @@ def export(
     return out_dir
 
 
+def _parts(technique: Technique, without: Collection[str]) -> dict[str, Graph]:
+    """The technique's graphs but those in `without`. Raises OptionError for one that drawing needs or that is none."""
+    graphs, needed = technique.graphs(), runner(technique.family).PARTS
+    for part in without:
+        if part in needed or part not in graphs:
+            spare = ", ".join(name for name in graphs if name not in needed)
+            raise OptionError(f"The part {part!r} cannot be left out.", f"These can: {spare or 'none'}.")
+        del graphs[part]
+    return graphs
+
+
 def _decoding_with(technique: Technique, run_dir: Path) -> None:
     """Give `technique` the decoder of an autoencoder that was trained on. Raises OptionError if the latents differ."""
-    ours, found = technique_stage(technique), load_model(run_dir, ema=True).eval()
+    ours, found = _stage_of(technique), load_model(run_dir, ema=True).eval()
     if ours is None or not isinstance(found, Autoencoder):
         raise OptionError(f"{run_dir} has no decoder for this model.", "Name the autoencoder that it works on.")
     before, after = ours.encoder.state_dict(), found.encoder.state_dict()
@@ -118,7 +123,7 @@ def _decoding_with(technique: Technique, run_dir: Path) -> None:
     technique.encoder.autoencoder = found  # type: ignore[union-attr]
 
 
-def technique_stage(technique: Technique) -> Autoencoder | None:
+def _stage_of(technique: Technique) -> Autoencoder | None:
     """The autoencoder that a technique works on."""
     stage = getattr(getattr(technique, "encoder", None), "autoencoder", None)
     return stage if isinstance(stage, Autoencoder) else None
@@ -180,7 +185,7 @@ def _to_onnx(graph: Graph, file: Path) -> None:
 def _runtime(technique: Technique, parts: Collection[str]) -> dict[str, Any]:
     """The technique's, with the edits that can be made with these parts: all but tiling begin by encoding a picture."""
     runtime = technique.runtime()
-    if getattr(technique_stage(technique), "detail", None) is not None:
+    if getattr(_stage_of(technique), "detail", None) is not None:
         runtime["large"] = True
     if "encoder" not in parts and "edits" in runtime:
         runtime["edits"] = [edit for edit in runtime["edits"] if edit == "tile"]

@@ -8,13 +8,13 @@ from tests_support import discs_source
 
 from imagewright.data.batch import Batch, Draws, TextTokens
 from imagewright.models import registry
+from imagewright.models.autoencoder import AutoencoderConfig
 from imagewright.models.diffusion import Diffusion, DiffusionConfig, _error, random_masks, to_denoised
 from imagewright.models.dit import DiT, DiTConfig
 from imagewright.models.encoders import LatentsConfig, PixelsConfig
 from imagewright.models.samplers import PROCESSES
 from imagewright.models.technique import Cond
 from imagewright.models.text import TextConfig
-from imagewright.models.vae import AutoencoderConfig
 from imagewright.watch import Watch
 
 SMALL = DiffusionConfig(

@@ -13,10 +13,11 @@ from torch.distributions import Normal, kl_divergence
 
 from imagewright.data.batch import Batch
 from imagewright.engines.runners import vae as runner
+from imagewright.models.autoencoder import restoration
 from imagewright.models.hvae import HierarchicalVAE, HVAEConfig
 from imagewright.models.technique import Cond
 from imagewright.models.text import TextConfig
-from imagewright.models.vae import gaussian_kl, rate_distortion, restoration
+from imagewright.models.vae import gaussian_kl, rate_distortion
 from imagewright.source import Source
 from imagewright.watch import Watch
 

@@ -14,12 +14,12 @@ from exported import Exported, arrays
 from test_diffusion import SMALL, lively
 
 from imagewright.engines.runners import diffusion as runner
+from imagewright.models.autoencoder import AutoencoderConfig
 from imagewright.models.diffusion import EDITED, Diffusion
 from imagewright.models.encoders import LatentsConfig
 from imagewright.models.samplers import PROCESSES, noise_source
 from imagewright.models.start import Start, anchored, begin, decoded_as_tile, diffused, middle, rolled, untouched
 from imagewright.models.technique import Cond
-from imagewright.models.vae import AutoencoderConfig
 from imagewright.source import Floats, Source
 from imagewright.watch import Watch
 

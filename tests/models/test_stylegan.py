@@ -14,12 +14,12 @@ from imagewright.data.batch import Batch, Draws
 from imagewright.engines.runners import gan as runner
 from imagewright.export import write_graph
 from imagewright.models import registry, stylegan
+from imagewright.models.autoencoder import AutoencoderConfig
 from imagewright.models.encoders import LatentsConfig, PixelsConfig
 from imagewright.models.style_networks import ModulatedConv
 from imagewright.models.stylegan import StyleGAN, StyleGANConfig
 from imagewright.models.technique import WORDS, Cond
 from imagewright.models.text import TextConfig
-from imagewright.models.vae import AutoencoderConfig
 from imagewright.source import Source
 from imagewright.training.config import TrainConfig
 from imagewright.training.presets import PRESETS

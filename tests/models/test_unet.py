@@ -7,11 +7,11 @@ import torch
 from test_diffusion import SMALL, batch, lively
 
 from imagewright.models import registry
+from imagewright.models.autoencoder import AutoencoderConfig
 from imagewright.models.diffusion import Diffusion, DiffusionConfig
 from imagewright.models.encoders import LatentsConfig
 from imagewright.models.technique import Cond
 from imagewright.models.unet import UNet, UNetConfig, sides
-from imagewright.models.vae import AutoencoderConfig
 
 NETWORK = UNetConfig(patch=2, widths=(16, 32), blocks=1, attention=1, head=16)
 

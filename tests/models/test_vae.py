@@ -20,21 +20,10 @@ from imagewright.data.batch import Batch, Draws
 from imagewright.engines.runners import vae as runner
 from imagewright.errors import CheckpointError
 from imagewright.models import registry
+from imagewright.models.autoencoder import Autoencoder, AutoencoderConfig, restoration
 from imagewright.models.technique import Cond, Words
 from imagewright.models.text import TextConfig
-from imagewright.models.vae import (
-    VAE,
-    Autoencoder,
-    AutoencoderConfig,
-    GaussianVAE,
-    VAEConfig,
-    gaussian_kl,
-    grey,
-    laplace_nll,
-    rate_distortion,
-    restoration,
-    slerp,
-)
+from imagewright.models.vae import VAE, GaussianVAE, VAEConfig, gaussian_kl, grey, laplace_nll, rate_distortion, slerp
 from imagewright.training.config import TrainConfig
 from imagewright.training.state import TrainState, check_same, describe
 from imagewright.watch import Watch

@@ -145,5 +145,7 @@ def test_it_learns_one_batch(config: TokenizerConfig) -> None:
 
 
 def test_levels_and_channels_must_agree() -> None:
+    with pytest.raises(ValueError, match="one size only"):
+        PictureTokenizer(TokenizerConfig(detail=8))
     with pytest.raises(ValueError, match="3 levels for 4"):
         replace(SMALL, levels=(8, 8, 8))

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from imagewright.models.autoencoder import Autoencoder
 from imagewright.models.layers import rotary_table
-from imagewright.models.vae import Autoencoder
 from imagewright.training.presets import PRESETS
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ablations.py"

@@ -14,7 +14,7 @@ from tiny import TinySource, build, dials, tiny
 
 from imagewright.errors import CheckpointError, ModelCorruptError, ModelNotFoundError
 from imagewright.models import registry
-from imagewright.models.vae import AutoencoderConfig
+from imagewright.models.autoencoder import AutoencoderConfig
 from imagewright.training import checkpoint as module
 from imagewright.training.checkpoint import CheckpointStore, load_model, open_model, read_config
 from imagewright.training.loop import train

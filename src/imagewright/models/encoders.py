@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from imagewright.models.autoencoder import Autoencoder, AutoencoderConfig
 from imagewright.models.technique import Call, Graph
-from imagewright.models.vae import Autoencoder, AutoencoderConfig
 from imagewright.models.vqvae import PictureTokenizer, TokenizerConfig
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from imagewright.errors import ModelCorruptError
+from imagewright.models.autoencoder import Autoencoder, AutoencoderConfig
 from imagewright.models.consistency import Consistency, ConsistencyConfig
 from imagewright.models.diffusion import Diffusion, DiffusionConfig
 from imagewright.models.dit import DiTConfig
@@ -25,7 +26,7 @@ from imagewright.models.stylegan import StyleGAN, StyleGANConfig
 from imagewright.models.technique import Technique
 from imagewright.models.text import TextConfig
 from imagewright.models.unet import UNetConfig
-from imagewright.models.vae import VAE, Autoencoder, AutoencoderConfig, VAEConfig
+from imagewright.models.vae import VAE, VAEConfig
 from imagewright.models.var import VAR, VARConfig
 from imagewright.models.vqvae import PictureTokenizer, TokenizerConfig
 

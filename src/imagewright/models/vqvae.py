@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imagewright.data.batch import Batch, Draws
+from imagewright.models.autoencoder import Autoencoder, AutoencoderConfig, restoration
 from imagewright.models.technique import Cond
-from imagewright.models.vae import Autoencoder, AutoencoderConfig, restoration
 from imagewright.watch import Watch
 
 FORGET = 0.98  # per batch, of how often each code was used
@@ -147,6 +147,8 @@ class PictureTokenizer(Autoencoder):
     config: TokenizerConfig
 
     def __init__(self, config: TokenizerConfig) -> None:
+        if config.detail:
+            raise ValueError("A tokenizer makes pictures of one size only.")
         super().__init__(config)
         self.quantiser = FSQ(config.levels) if config.quantiser == "fsq" else VQ(config.codebook, config.latent)
         many = len(config.scales) > 1

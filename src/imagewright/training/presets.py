@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from imagewright.models.autoencoder import AutoencoderConfig
 from imagewright.models.consistency import ConsistencyConfig
 from imagewright.models.diffusion import DiffusionConfig
 from imagewright.models.dit import DiTConfig
@@ -21,7 +22,7 @@ from imagewright.models.hvae import HVAEConfig
 from imagewright.models.judge import AttributeJudgeConfig, EncoderJudgeConfig, MatchJudgeConfig
 from imagewright.models.stylegan import StyleGANConfig
 from imagewright.models.unet import UNetConfig
-from imagewright.models.vae import AutoencoderConfig, VAEConfig
+from imagewright.models.vae import VAEConfig
 from imagewright.models.var import VARConfig
 from imagewright.models.vqvae import TokenizerConfig
 from imagewright.training.config import TrainConfig
