@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
+from PIL import Image, ImageDraw
 
 from imagewright.data.batch import STYLES, Batch, Draws
 from imagewright.text import Tokenizer
@@ -45,3 +47,15 @@ class DiscsSource:
 
 def discs_source(size: int) -> DiscsSource:
     return DiscsSource(size)
+
+
+def discs_and_squares(out: Path) -> Path:
+    """Fill a folder with forty discs and squares named by what they show."""
+    for i in range(40):
+        picture = Image.new("RGBA", (48, 48))
+        draw = ImageDraw.Draw(picture)
+        colour = ("red", "green", "blue", "orange")[i % 4]
+        shape = (draw.ellipse, draw.rectangle)[i % 2]
+        shape((4 + i // 4, 6, 30 + i // 4, 40), fill=colour)
+        picture.save(out / f"{colour}_{('disc', 'square')[i % 2]}-{i:02d}.png")
+    return out

@@ -16,6 +16,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from imagewright.engines.embedded import FORMAT, TEXT
 from imagewright.engines.runners import runner
 from imagewright.engines.trained import defaults as sampling_defaults
 from imagewright.errors import ModelError, OptionError, OutputError
+from imagewright.models import registry
 from imagewright.models.autoencoder import LARGE, Autoencoder
 from imagewright.models.technique import Graph, Prompted, Technique
 from imagewright.models.text import packed_state
@@ -131,7 +133,7 @@ def _stage_of(technique: Technique) -> Autoencoder | None:
 
 def write_graph(graph: Graph, file: Path, bits: int) -> None:
     """Export one part to `file`, its weights in 32, 8 or 4 bits."""
-    _to_onnx(graph, file)
+    to_onnx(graph, file)
     if bits < 32:
         quantise(file, max(bits, 8) if graph.precise else bits, products=graph.fast_int8)
 
@@ -163,7 +165,8 @@ def _listed(partial: Path, out_dir: Path, share: bool) -> dict[str, dict[str, An
     return listed
 
 
-def _to_onnx(graph: Graph, file: Path) -> None:
+def to_onnx(graph: Graph, file: Path) -> None:
+    """Write the graph, its weights in 32 bits, as `file`."""
     axes = {name: {0: "batch"} for name in (*graph.inputs, *graph.outputs)}
     for name, more in (graph.dynamic or {}).items():
         axes[name] |= more
@@ -212,6 +215,7 @@ def _describe(
         "weights": {32: "float32", 8: "int8", 4: "int4"}[bits],
         "parameters": sum(p.numel() for p in technique.parameters()),
         "runtime": runtime,
+        "model": registry.to_dict(_built_as(technique)),
         "training": {
             "manifest": run.get("manifest_hash"),
             "steps": _step_of(path),
@@ -219,6 +223,14 @@ def _describe(
             "software": f"imagewright {__version__}, torch {torch.__version__}",
         },
     }
+
+
+def _built_as(technique: Technique) -> Any:
+    """The configuration that builds this model, with the autoencoder that it has now."""
+    config, stage = technique.config, _stage_of(technique)
+    if stage is None:
+        return config
+    return replace(config, encoder=replace(config.encoder, autoencoder=stage.config))
 
 
 def _step_of(path: Path) -> int | None:

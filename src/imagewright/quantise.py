@@ -30,8 +30,9 @@ LARGE = 500_000  # vocabularies and the layers that choose from them
 SHRINKS = np.linspace(1.0, 0.85, 4, dtype=np.float32)  # of the largest value: what a block's scale may clip
 
 
-def quantise(file: Path, bits: int, *, products: bool) -> None:
-    """Quantise the weights of an ONNX file in place, to 8 or 4 `bits`; with `products` its blocks also compute so."""
+def quantise(file: Path, bits: int, *, products: bool, shorten: bool = True) -> None:
+    """Quantise the weights of an ONNX file in place, to 8 or 4 `bits`; with `products` its blocks also compute so.
+    Without `shorten` all names stay: `weight.int8` is then what became of `weight`."""
     if bits == 4:
         model = onnx.load(str(file))
         if products:
@@ -44,7 +45,8 @@ def quantise(file: Path, bits: int, *, products: bool) -> None:
         _products_in_8_bits(file)
     model = onnx.load(str(file))
     _stored_in_8_bits(model)
-    shorten_names(model)
+    if shorten:
+        shorten_names(model)
     onnx.save(model, str(file))
 
 
@@ -96,6 +98,36 @@ def _stored_in_8_bits(model: Any) -> None:
         _replace(model, name, {f"{name}.int8": rows, f"{name}.scale": scale.reshape(-1).astype(np.float32)})
         restored = helper.make_node("DequantizeLinear", [f"{name}.int8", f"{name}.scale"], [name], axis=axis)
         model.graph.node.insert(0, restored)
+
+
+def dequantised(arrays: dict[str, NDArray[Any]], name: str, shape: tuple[int, ...], axis: int) -> NDArray[np.float32]:
+    """The weight `name` of this `shape` and output `axis`, from what `quantise` made of it (`arrays`, by name).
+
+    Raises KeyError where it is not among them."""
+    if name in arrays:
+        return arrays[name].astype(np.float32)
+    along = [-1 if i == axis else 1 for i in range(len(shape))]
+    if any(key.startswith(turned := f"{name}_Transposed") for key in arrays):  # ONNX Runtime makes a MatMul of a Gemm
+        return dequantised(arrays, turned, shape[::-1], len(shape) - 1 - axis).T
+    for rows, scale in (
+        (f"{name}.int8", f"{name}.scale"),
+        (f"{name}_quantized", f"{name}_scale"),
+    ):  # ours, the runtime's
+        if rows in arrays:
+            return np.asarray(arrays[rows] * arrays[scale].reshape(along), np.float32)
+    packed, scales = arrays[f"{name}.int4"], arrays[f"{name}.scale"].astype(np.float32).reshape(-1, 1)
+    low, high = packed & 15, packed >> 4
+    if packed.ndim == 1:
+        nibbles, rows = np.concatenate([low, high]), tuple(arrays[f"{name}.shape"])
+    else:  # of a product: pairs of neighbours, (N, blocks, BLOCK / 2)
+        nibbles, rows = np.stack([low, high], axis=-1), (shape[axis], *np.delete(shape, axis))
+    numbers = (nibbles.reshape(-1, BLOCK).astype(np.float32) - 8) * scales
+    return np.moveaxis(numbers.reshape(rows), 0, axis)
+
+
+def weights_of(model: Any) -> dict[str, tuple[NDArray[np.float32], int]]:
+    """Those that `quantise` may store in fewer bits, and their output axes."""
+    return _weights(model)
 
 
 def _weights(

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from safetensors.torch import load_file
+from tests_support import discs_and_squares
 
 from imagewright.data.loader import CaptionedFolder
 from imagewright.errors import CheckpointError, OptionError, TrainingError
@@ -35,16 +36,7 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty discs and squares named by what they show."""
-    out = tmp_path_factory.mktemp("pictures")
-    for i in range(40):
-        picture = Image.new("RGBA", (48, 48))
-        draw = ImageDraw.Draw(picture)
-        colour = ("red", "green", "blue", "orange")[i % 4]
-        shape = (draw.ellipse, draw.rectangle)[i % 2]
-        shape((4 + i // 4, 6, 30 + i // 4, 40), fill=colour)
-        picture.save(out / f"{colour}_{('disc', 'square')[i % 2]}-{i:02d}.png")
-    return out
+    return discs_and_squares(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")

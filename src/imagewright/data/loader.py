@@ -28,6 +28,7 @@ from imagewright.data.splits import HOLDOUT, STYLE_HOLDOUT, TRAIN
 from imagewright.errors import DataError
 
 CHUNK = 256
+SCENE_SHARES = {"object": 0.5, "count": 0.2, "pair": 0.3}
 
 
 class CaptionedFolder:
@@ -71,11 +72,11 @@ class CaptionedFolder:
         kind, concept, style, tone, pick = np.random.default_rng([seed, step]).random((5, batch))
         scenes, table = self._scenes, self._concepts
         if not len(table.first):
-            chosen = scenes[_at(concept, len(scenes))]
+            chosen = scenes.draw(concept)
         else:
             chosen = table.draw(concept, style, tone < tones_share, pick)
             if len(scenes):
-                chosen = np.where(kind < scenes_share, scenes[_at(concept, len(scenes))], chosen)
+                chosen = np.where(kind < scenes_share, scenes.draw(concept), chosen)
         if edits_share and self.has_edits:
             kind, pick = np.random.default_rng([seed, step, 1]).random((2, batch))
             chosen = np.where(kind < edits_share, self._edits[_at(pick, len(self._edits))], chosen)
@@ -166,9 +167,39 @@ class ConceptTable:
         return np.asarray(self.pictures[position])
 
 
-def concept_table(records: list[dict[str, Any]]) -> tuple[NDArray[np.int64], ConceptTable]:
-    """The training scenes, and the other training pictures by concept."""
-    scenes: list[int] = []
+class SceneTable:
+    """Scenes by what is in them, drawn by SCENE_SHARES: what one thing looks like in another colour is worth more than
+    the ever smaller things of fuller scenes."""
+
+    def __init__(self, scenes: dict[str, list[int]]) -> None:
+        self.groups = [np.array(rows, np.int64) for rows in scenes.values()]
+        shares = np.array([SCENE_SHARES[kind] for kind in scenes])
+        self.ends = np.append(np.cumsum(shares)[:-1] / max(shares.sum(), 1e-9), 1.0)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.groups))
+
+    def draw(self, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Scenes (batch,) for uniform draws."""
+        chosen, begin = np.zeros(len(uniform), np.int64), 0.0
+        for rows, end in zip(self.groups, self.ends, strict=True):
+            inside = (uniform >= begin) & (uniform < end)
+            chosen[inside] = rows[np.minimum(_at((uniform[inside] - begin) / (end - begin), len(rows)), len(rows) - 1)]
+            begin = end
+        return chosen
+
+
+def scene_kind(record: dict[str, Any]) -> str:
+    """`object`, `count` or `pair`: one thing, several of it, or two things (also where a record does not say)."""
+    objects = record.get("objects", ())
+    if len(objects) != 1:
+        return "pair"
+    return "count" if objects[0]["count"] > 1 else "object"
+
+
+def concept_table(records: list[dict[str, Any]]) -> tuple[SceneTable, ConceptTable]:
+    """The training scenes by kind, and the other training pictures by concept."""
+    scenes: dict[str, list[int]] = {}
     concepts: dict[str, dict[str, tuple[list[int], list[int]]]] = {}
     for i, record in enumerate(records):
         if record["split"] != TRAIN:
@@ -176,11 +207,11 @@ def concept_table(records: list[dict[str, Any]]) -> tuple[NDArray[np.int64], Con
         if record.get("kind") == "edit":
             continue
         if record.get("kind") == "scene":
-            scenes.append(i)
+            scenes.setdefault(scene_kind(record), []).append(i)
             continue
         cell = concepts.setdefault(record["base"], {}).setdefault(record.get("style", ""), ([], []))
         cell[bool(record.get("tone"))].append(i)
-    return np.array(scenes, np.int64), ConceptTable(concepts)
+    return SceneTable(scenes), ConceptTable(concepts)
 
 
 def before_rows(records: list[dict[str, Any]]) -> NDArray[np.int64]:

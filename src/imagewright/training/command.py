@@ -17,8 +17,8 @@ from imagewright.models.diffusion import Diffusion
 from imagewright.models.technique import Prompted, Technique
 from imagewright.models.text import load_pretrained
 from imagewright.text import Tokenizer
+from imagewright.restore import is_exported, opened
 from imagewright.training import overrides as options
-from imagewright.training.checkpoint import load_model
 from imagewright.training.checkup import checkup_of
 from imagewright.training.config import TrainConfig, nearest
 from imagewright.training.distributed import local_device
@@ -41,8 +41,18 @@ class _Job:
     folder: CaptionedFolder
     scenes_share: float
     condition: str
-    start: Path | None = None
+    start: Technique | None = None
     teacher: Diffusion | None = None
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A finished first stage: its weights, the scale of its latents where a model that works on them has one, and the
+    folder that encoded pictures are kept in."""
+
+    autoencoder: Technique
+    scale: tuple[torch.Tensor, torch.Tensor] | None
+    cache: Path
 
 
 def run(
@@ -62,10 +72,10 @@ def run(
 
     `overrides`: see training/overrides.py. `size`: side of the pictures in pixels. `condition`: `text`, `class` (only
     the concept's name, no scenes) or `none`. `minutes`: for the whole command. A model on latents or codes first trains
-    the autoencoder or tokenizer that it works on; `first_stage` names a finished run of one to use instead. `start`: a
-    run of the same model, whose averaged weights are where this one begins (fine-tuning); for `consistency`, the
-    diffusion run to make a student of. The same call goes on where it stopped. Raises OptionError on unknown names and
-    on values that cannot work.
+    the autoencoder or tokenizer that it works on; `first_stage` names a finished run of one to use instead, or a model
+    that has one. `start`: a run of the same model, whose averaged weights are where this one begins (fine-tuning), or an
+    exported model, which also says how the network is built; for `consistency`, the diffusion model to make a student
+    of. The same call goes on where it stopped. Raises OptionError on unknown names and on values that cannot work.
     """
     if condition not in CONDITIONS:
         raise OptionError(f"There is no condition {condition!r}.", nearest(condition, CONDITIONS))
@@ -75,37 +85,70 @@ def run(
     dials, model_changes, stage_changes = options.split(overrides, two_stages)
     if minutes is not None:
         dials["minutes"] = str(minutes * (1 - FIRST_STAGE_SHARE) if two_stages and first_stage is None else minutes)
+    if (share := dials.pop("scenes_share", None)) is not None:
+        found = options.changed(found, {"scenes_share": share})
     model = options.changed(found.model, model_changes)
     config = options.changed(found.train, dials)
     if is_student:
         return _train_student(found, config, model_changes, data, out, condition, first_stage, start)
+    if start is not None and is_exported(start):
+        return _fine_tune(technique, start, found, config, model_changes, data, out, condition, size, first_stage)
+    begun = None if start is None else opened(start)
     if not two_stages:
         if first_stage is not None:
             raise OptionError(f"The preset {preset!r} of {technique} has no first stage.", "Leave --autoencoder out.")
-        job = _job(sized(model, size), config, data, found.scenes_share, condition, start)
+        job = _job(sized(model, size), config, data, found.scenes_share, condition, begun)
         built = _built(job)
         return _train(built, _source(built, job), job, out)
     stage_dials, stage_model, _ = options.split(stage_changes, False)
+    stage = None
     if first_stage is not None:
-        model = _on_stage(model, _finished_stage(model, first_stage, size, stage_changes))
+        stage = _finished_stage(model, first_stage, size, stage_changes, out)
+        model = _on_stage(model, stage.autoencoder.config)
     else:
         model = sized(_on_stage(model, options.changed(stage_of(model), stage_model)), size)
-    job = _job(model, config, data, found.scenes_share, condition, start)
+    job = _job(model, config, data, found.scenes_share, condition, begun)
     built = _built(job)  # before the first stage trains, so that what does not fit is said at once
-    if first_stage is None:
-        first_stage = out / "autoencoder"
+    if stage is None:
         if minutes is not None:
             stage_dials["minutes"] = str(minutes * FIRST_STAGE_SHARE)
-        report = _train_stage(job, preset or "cpu", stage_dials, first_stage)
+        report = _train_stage(job, preset or "cpu", stage_dials, out / "autoencoder")
         if report.reason == "interrupted":
             return report
-        cache_folder = out
-    else:
-        cache_folder = first_stage
-    return _train_on_stage(built, job, first_stage, cache_folder, out)
+        stage = _Stage(opened(out / "autoencoder"), None, out)
+    return _train_on_stage(built, job, stage, out)
 
 
-def _job(model: Any, config: TrainConfig, data: Path, scenes_share: float, condition: str, start: Path | None) -> _Job:
+def _fine_tune(
+    technique: str,
+    start: Path,
+    found: Preset,
+    config: TrainConfig,
+    changes: Mapping[str, str],
+    data: Path,
+    out: Path,
+    condition: str,
+    size: int | None,
+    first_stage: Path | None,
+) -> TrainReport:
+    """Train the exported model `start` on. Its network, its size and its first stage are its own."""
+    begun = opened(start)
+    if technique_of(begun.config) != technique:
+        raise OptionError(f"{start} is of the technique {technique_of(begun.config)}.", "Name that with --technique.")
+    if first_stage is not None:
+        raise OptionError(f"{start} has a first stage of its own, or needs none.", "Leave --autoencoder out.")
+    if size not in (None, begun.pixels):
+        raise OptionError(f"{start} works on {begun.pixels} pixels.", f"Use --size {begun.pixels}, or leave it out.")
+    job = _job(options.changed(begun.config, changes), config, data, found.scenes_share, condition, begun)
+    built = _built(job)
+    if stage_of(job.model) is None:
+        return _train(built, _source(built, job), job, out)
+    return _train_on_stage(built, job, None, out)
+
+
+def _job(
+    model: Any, config: TrainConfig, data: Path, scenes_share: float, condition: str, start: Technique | None
+) -> _Job:
     """A model that is to learn edits does so where the data has some; else it does not claim it."""
     folder = CaptionedFolder(data)
     if getattr(model, "edit_share", 0) and not folder.has_edits:
@@ -136,17 +179,18 @@ def _train_student(
     """Train the student of the diffusion run `start`, which gives it its network and its autoencoder."""
     teacher = _teacher(start)
     model = options.changed(student_of(found.model, teacher.config), changes)
-    job = replace(_job(model, config, data, found.scenes_share, condition, start), teacher=teacher)
+    job = replace(_job(model, config, data, found.scenes_share, condition, teacher), teacher=teacher)
     built = _built(job)
     if stage_of(model) is None:
         return _train(built, _source(built, job), job, out)
-    return _train_on_stage(built, job, first_stage, first_stage or out, out)
+    stage = None if first_stage is None else _finished_stage(model, first_stage, None, {}, out)
+    return _train_on_stage(built, job, stage, out)
 
 
 def _teacher(start: Path | None) -> Diffusion:
     if start is None:
         raise OptionError("A consistency model is tuned from a diffusion run.", "Name it: --from RUN.")
-    found = load_model(start)
+    found = opened(start)
     if type(found) is not Diffusion:
         raise OptionError(
             f"{start} holds a {type(found).__name__}, which cannot be the teacher of a consistency model.",
@@ -155,14 +199,17 @@ def _teacher(start: Path | None) -> Diffusion:
     return found
 
 
-def _train_on_stage(
-    built: Technique, job: _Job, first_stage: Path | None, cache_folder: Path, out: Path
-) -> TrainReport:
-    """`first_stage`: the run whose weights the model's autoencoder gets; None: it has them."""
+def _train_on_stage(built: Technique, job: _Job, stage: _Stage | None, out: Path) -> TrainReport:
+    """`stage`: where the model's autoencoder gets its weights; None: it has them, and their scale."""
     encoder: Any = built.encoder
-    if first_stage is not None:
-        encoder.autoencoder.load_state_dict(load_model(first_stage).state_dict())
-    cache = cache_latents(encoder, job.folder, built.pixels, cache_folder, scaled=job.start is not None)
+    scaled = job.start is not None
+    if stage is not None:
+        encoder.autoencoder.load_state_dict(stage.autoencoder.state_dict())
+        if stage.scale is not None and not scaled:
+            encoder.mean.copy_(stage.scale[0])
+            encoder.std.copy_(stage.scale[1])
+            scaled = True
+    cache = cache_latents(encoder, job.folder, built.pixels, out if stage is None else stage.cache, scaled=scaled)
     edits_share = getattr(job.model, "edit_share", 0.0)
     source = LatentSource(job.folder, built.pixels, Tokenizer(), cache, job.scenes_share, job.condition, edits_share)
     return _train(built, source, job, out, {"first_stage": weights_digest(encoder.autoencoder)})
@@ -198,16 +245,16 @@ def _built(job: _Job) -> Technique:
     return built.to(local_device())
 
 
-def _begin_from(built: Technique, folder: Path) -> None:
-    """Copy the averaged weights of a run into a model of the same shape, in which a gate for copying and a decoder's
-    detail may be new."""
+def _begin_from(built: Technique, start: Technique) -> None:
+    """Copy the weights of a model into one of the same shape, in which a gate for copying and a decoder's detail may be
+    new."""
     fix = "Use its preset and its --set values."
     try:
-        missing, more = built.load_state_dict(load_model(folder).state_dict(), strict=False)
+        missing, more = built.load_state_dict(start.state_dict(), strict=False)
     except RuntimeError as error:
-        raise OptionError(f"The model in {folder} has another shape.", fix) from error
+        raise OptionError("The model to begin from has another shape.", fix) from error
     if more or any(not name.startswith(("network.copy.", "detail.")) for name in missing):
-        raise OptionError(f"The model in {folder} has other parts.", fix)
+        raise OptionError("The model to begin from has other parts.", fix)
 
 
 def _preset(technique: str, name: str) -> Preset:
@@ -241,8 +288,8 @@ def sized(model: Any, size: int | None) -> Any:
         cell, model = stage.factor, _on_stage(model, _resized(stage, size))
     else:
         cell, model = 1, options.replaced(model, encoder=_resized(encoder, size))
-    patch = getattr(getattr(model, "network", None), "patch", 1)
-    _check_multiple(size, cell * patch)
+    unit = getattr(model, "factor", None) or getattr(getattr(model, "network", None), "patch", 1)
+    _check_multiple(size, cell * unit)
     return model
 
 
@@ -259,16 +306,20 @@ def _check_multiple(size: int, unit: int) -> None:
         raise OptionError(f"The network works on units of {unit} pixels: {size} does not fit.", f"Use --size {near}.")
 
 
-def _finished_stage(model: Any, folder: Path, size: int | None, changes: Mapping[str, str]) -> Any:
-    """The config of the finished run `folder`, fit to be the first stage of `model`."""
+def _finished_stage(model: Any, folder: Path, size: int | None, changes: Mapping[str, str], out: Path) -> _Stage:
+    """The first stage in `folder`, a run of one or a model that works on one, fit to be that of `model`. `out`: where
+    encoded pictures are kept if not beside it."""
     if changes:
         raise OptionError(f"{folder} is trained already.", f"Leave out the options of {options.STAGE}.")
-    stage = load_model(folder).config
-    if type(stage) is not type(stage_of(model)):
+    found = opened(folder)
+    encoder = getattr(found, "encoder", None)
+    stage = getattr(encoder, "autoencoder", found)
+    if type(stage.config) is not type(stage_of(model)):
         raise OptionError(
-            f"{folder} holds a {type(stage).__name__}, the model works on a {type(stage_of(model)).__name__}.",
-            f"Give the run of a model of the technique {technique_of(stage_of(model))}.",
+            f"{folder} holds a {type(stage.config).__name__}, the model works on a {type(stage_of(model)).__name__}.",
+            f"Give the run of a model of the technique {technique_of(stage_of(model))}, or a model that works on one.",
         )
-    if size not in (None, stage.size):
-        raise OptionError(f"{folder} was trained for {stage.size} pixels.", f"Use --size {stage.size}.")
-    return stage
+    if size not in (None, stage.config.size):
+        raise OptionError(f"{folder} was trained for {stage.config.size} pixels.", f"Use --size {stage.config.size}.")
+    scale = (encoder.mean, encoder.std) if encoder is not None and hasattr(encoder, "fit") else None
+    return _Stage(stage, scale, out if is_exported(folder) else folder)
