@@ -84,7 +84,7 @@ def test_a_model_that_lacks_a_part_or_a_word_on_how_it_was_built_is_refused(
     description: dict[str, Any] = json.loads((model / "model.json").read_text())
     del description["files"]["encoder.onnx"]
     (model / "model.json").write_text(json.dumps(description))
-    with pytest.raises(ModelError, match="exported without encoder.autoencoder.encoder"):
+    with pytest.raises(ModelError, match=r"exported without encoder\.autoencoder\.encoder"):
         restore(model)
     description = json.loads((exported["diffusion", 4] / "model.json").read_text())
     description["model"]["network"]["depth"] += 1

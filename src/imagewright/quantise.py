@@ -91,7 +91,7 @@ def _quiet() -> Iterator[None]:
 
 def _stored_in_8_bits(model: Any) -> None:
     """Weights of convolutions, matrix products and tables stored in 8 bits and restored to float."""
-    for name, (array, axis) in _weights(model).items():
+    for name, (array, axis) in weights_of(model).items():
         others = tuple(i for i in range(array.ndim) if i != axis)
         scale = np.maximum(np.abs(array).max(axis=others, keepdims=True), 1e-12) / 127
         rows = np.clip(np.round(array / scale), -127, 127).astype(np.int8)
@@ -109,28 +109,19 @@ def dequantised(arrays: dict[str, NDArray[Any]], name: str, shape: tuple[int, ..
     along = [-1 if i == axis else 1 for i in range(len(shape))]
     if any(key.startswith(turned := f"{name}_Transposed") for key in arrays):  # ONNX Runtime makes a MatMul of a Gemm
         return dequantised(arrays, turned, shape[::-1], len(shape) - 1 - axis).T
-    for rows, scale in (
-        (f"{name}.int8", f"{name}.scale"),
-        (f"{name}_quantized", f"{name}_scale"),
-    ):  # ours, the runtime's
-        if rows in arrays:
-            return np.asarray(arrays[rows] * arrays[scale].reshape(along), np.float32)
+    for stored, scale in ((f"{name}.int8", f"{name}.scale"), (f"{name}_quantized", f"{name}_scale")):  # ours, theirs
+        if stored in arrays:
+            return np.asarray(arrays[stored] * arrays[scale].reshape(along), np.float32)
     packed, scales = arrays[f"{name}.int4"], arrays[f"{name}.scale"].astype(np.float32).reshape(-1, 1)
     low, high = packed & 15, packed >> 4
-    if packed.ndim == 1:
-        nibbles, rows = np.concatenate([low, high]), tuple(arrays[f"{name}.shape"])
-    else:  # of a product: pairs of neighbours, (N, blocks, BLOCK / 2)
-        nibbles, rows = np.stack([low, high], axis=-1), (shape[axis], *np.delete(shape, axis))
+    # of a product: pairs of neighbours, (N, blocks, BLOCK / 2)
+    nibbles = np.concatenate([low, high]) if packed.ndim == 1 else np.stack([low, high], axis=-1)
+    rows = (shape[axis], *np.delete(shape, axis))
     numbers = (nibbles.reshape(-1, BLOCK).astype(np.float32) - 8) * scales
     return np.moveaxis(numbers.reshape(rows), 0, axis)
 
 
-def weights_of(model: Any) -> dict[str, tuple[NDArray[np.float32], int]]:
-    """Those that `quantise` may store in fewer bits, and their output axes."""
-    return _weights(model)
-
-
-def _weights(
+def weights_of(
     model: Any, operations: tuple[str, ...] = tuple(OUTPUT_AXIS)
 ) -> dict[str, tuple[NDArray[np.float32], int]]:
     """Float weights of two or more dimensions that `operations` use, and their output axes."""
@@ -148,7 +139,7 @@ def _weights(
 def _stored_in_4_bits(model: Any, least: int, operations: tuple[str, ...]) -> None:
     """Weights of `least` numbers or more whose rows (all that goes into one output) divide into blocks, stored in 4
     bits and restored."""
-    for name, (array, axis) in _weights(model, operations).items():
+    for name, (array, axis) in weights_of(model, operations).items():
         rows = np.moveaxis(array, axis, 0)
         if array.size < least or rows[0].size % BLOCK:
             continue
@@ -198,7 +189,7 @@ def _restoring(name: str, back: list[int]) -> list[Any]:
 
 def _products_in_4_bits(model: Any) -> None:
     """The blocks' products on 4-bit weights, activations in 8 bits (MatMulNBits, accuracy level 4)."""
-    weights = _weights(model)
+    weights = weights_of(model)
     for node in [n for n in model.graph.node if n.op_type == "MatMul" and "/blocks" in n.name]:
         name = node.input[1]
         if name not in weights or weights[name][0].shape[0] % BLOCK:

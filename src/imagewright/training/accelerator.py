@@ -24,6 +24,11 @@ def allow_many_graphs() -> None:
     torch._dynamo.config.recompile_limit = GRAPHS
 
 
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16; a processor that only imitates it took 3.7 times as long as in float32."""
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def later(values: Tensor) -> Callable[[], list[float]]:
     """What gives the numbers in `values`. They are copied when the device comes to it: only asking for them waits, and
     only for what was to be done before they were."""

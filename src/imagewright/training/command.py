@@ -16,8 +16,8 @@ from imagewright.models.consistency import Consistency, ConsistencyConfig, stude
 from imagewright.models.diffusion import Diffusion
 from imagewright.models.technique import Prompted, Technique
 from imagewright.models.text import load_pretrained
-from imagewright.text import Tokenizer
 from imagewright.restore import is_exported, opened
+from imagewright.text import Tokenizer
 from imagewright.training import overrides as options
 from imagewright.training.checkup import checkup_of
 from imagewright.training.config import TrainConfig, nearest
@@ -73,9 +73,10 @@ def run(
     `overrides`: see training/overrides.py. `size`: side of the pictures in pixels. `condition`: `text`, `class` (only
     the concept's name, no scenes) or `none`. `minutes`: for the whole command. A model on latents or codes first trains
     the autoencoder or tokenizer that it works on; `first_stage` names a finished run of one to use instead, or a model
-    that has one. `start`: a run of the same model, whose averaged weights are where this one begins (fine-tuning), or an
-    exported model, which also says how the network is built; for `consistency`, the diffusion model to make a student
-    of. The same call goes on where it stopped. Raises OptionError on unknown names and on values that cannot work.
+    that has one. `start`: a run of the same model, whose averaged weights are where this one begins (fine-tuning), or
+    an exported model, which also says how the network is built; for `consistency`, the diffusion model to make a
+    student of. The same call goes on where it stopped. Raises OptionError on unknown names and on values that cannot
+    work.
     """
     if condition not in CONDITIONS:
         raise OptionError(f"There is no condition {condition!r}.", nearest(condition, CONDITIONS))

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from imagewright.models.technique import Technique
+from imagewright.training.accelerator import fast_bfloat16
 from imagewright.training.config import TrainConfig
 from imagewright.training.feed import Feed
 from imagewright.training.journal import Journal
@@ -101,5 +102,6 @@ class Observer:
 
 
 def autocast(device: torch.device, config: TrainConfig) -> torch.autocast:
-    """The precision in which losses are computed; the weights stay fp32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    """The precision in which losses are computed; the weights stay fp32. A processor that cannot multiply in bfloat16
+    computes in float32 instead."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16" and fast_bfloat16(device))

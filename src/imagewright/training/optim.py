@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from imagewright.models.technique import Phase, Technique
+from imagewright.training.accelerator import fast_bfloat16
 from imagewright.training.config import TrainConfig
 
 BETAS = (0.9, 0.95)
@@ -38,9 +39,9 @@ def lr_scale(step: int, config: TrainConfig) -> float:
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
-    """Roughly the nearest semi-orthogonal matrix to each of `g` (..., rows, cols), in bfloat16."""
+    """Roughly the nearest semi-orthogonal matrix to each of `g` (..., rows, cols), in bfloat16 where that is fast."""
     a, b, c = NEWTON_SCHULZ
-    x: Tensor = g.bfloat16()
+    x: Tensor = g.bfloat16() if fast_bfloat16(g.device) else g.float()
     tall = x.size(-2) > x.size(-1)
     if tall:
         x = x.mT

@@ -17,6 +17,7 @@ from imagewright.data.batch import STYLES, Batch, Draws, TextTokens
 from imagewright.data.loader import CaptionedFolder, unpacked
 from imagewright.data.splits import TRAIN
 from imagewright.text import Tokenizer
+from imagewright.training.accelerator import fast_bfloat16
 
 ENCODE_ROWS = 256
 CONDITIONS = ("text", "class", "none")
@@ -200,7 +201,7 @@ def _encoded(
     raw = torch.empty(0)
     for start in range(0, len(folder), ENCODE_ROWS):
         rows = np.arange(start, min(start + ENCODE_ROWS, len(folder)))
-        with torch.autocast(device.type, torch.bfloat16, enabled=hasattr(encoder, "fit")):
+        with torch.autocast(device.type, torch.bfloat16, enabled=hasattr(encoder, "fit") and fast_bfloat16(device)):
             x = encode(folder.pixels(rows, size, device)).cpu()
         if not start:
             raw = torch.empty(len(folder), *x.shape[1:], dtype=torch.float32 if x.is_floating_point() else torch.int32)
