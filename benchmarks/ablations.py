@@ -34,7 +34,7 @@ from imagewright.data.batch import STYLES, Batch, Draws
 from imagewright.data.captions import natural
 from imagewright.data.loader import CaptionedFolder
 from imagewright.evaluation.judging import caption_scores
-from imagewright.evaluation.metrics import Estimate, bootstrap, retrieval
+from imagewright.evaluation.metrics import Estimate, bootstrap, retrieval, wilson
 from imagewright.evaluation.prompts import training_rows
 from imagewright.models.diffusion import Diffusion
 from imagewright.models.samplers import SAMPLERS, guided, noise_source
@@ -388,11 +388,16 @@ class Judged:
         self.judges = Judges()
 
     def __call__(self, pictures: list[Image.Image]) -> dict[str, Any]:
-        """R@1 with its interval, and the probability to match of each picture."""
+        """R@1 and the share in the style that was asked for with their intervals, and the probability to match of each
+        picture."""
         rgba = self.judges.prepared(pictures)
         scores = caption_scores(self.judges, rgba, self.asked)
         matches = self.judges.match(rgba, self.prompts)
-        return {"R@1": asdict(retrieval(scores)), "matches": [round(float(match), 4) for match in matches]}
+        names = self.judges.labels["styles"]
+        seen = [names[int(row.argmax())] for row in self.judges.identify(rgba)["style"]]
+        right = [STYLES[asked] == style for asked, style in zip(self.styles, seen, strict=True) if asked]
+        told = {"R@1": asdict(retrieval(scores)), "style": asdict(wilson(sum(right), len(right)))}
+        return told | {"matches": [round(float(match), 4) for match in matches]}
 
 
 class Results:
@@ -421,12 +426,13 @@ def told(estimate: Estimate, sign: str = "") -> str:
 
 
 def judged_cells(row: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
-    """The mean match, its gain over that of `first` (picture by picture), and R@1."""
+    """The mean match, its gain over that of `first` (picture by picture), R@1, and the share in the asked style."""
     matches = np.array(row["matches"])
-    return [told(bootstrap(matches)), told(bootstrap(matches - first["matches"]), "+"), told(Estimate(**row["R@1"]))]
+    shares = [told(Estimate(**row[name])) for name in ("R@1", "style")]
+    return [told(bootstrap(matches)), told(bootstrap(matches - first["matches"]), "+"), *shares]
 
 
-JUDGED = ("match", "against the first", "R@1")
+JUDGED = ("match", "against the first", "R@1", "style")
 
 
 def as_row(cells: Sequence[str]) -> str:

@@ -40,6 +40,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "euler, 8 steps": _sampling(sampler="euler"),
     "heun, 4 steps": _sampling(sampler="heun", steps=4),
     "ancestral, 8 steps": _sampling(sampler="ancestral"),
+    **{f"ancestral, 8 steps, guidance {g:g}": _sampling(sampler="ancestral", guidance=g) for g in (1.5, 2.0, 4.0)},
+    **{f"ancestral, {n} steps, guidance 2": _sampling(sampler="ancestral", steps=n, guidance=2.0) for n in (6, 12, 16)},
 }
 
 
@@ -64,11 +66,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="stickers-diffusion")
     parser.add_argument("--drawings", type=int, default=200)
+    parser.add_argument("--only", nargs="*", help="names of variants")
     options = parser.parse_args()
     results, engine = Results(options.out / "sampling.jsonl", ["arm"]), EmbeddedEngine(lanes=1)
     model, judged = engine.load(engine.find(options.model)), Judged(CaptionedFolder(options.data), options.drawings)
-    print(as_row(["variant", "ms a picture", *JUDGED]), as_row(["---"] * 5), sep="\n")
+    print(as_row(["variant", "ms a picture", *JUDGED]), as_row(["---"] * (2 + len(JUDGED))), sep="\n")
     for name, sampling in VARIANTS.items():
+        if options.only and name not in options.only:
+            continue
         if not results.has(arm=name):
             results.add(variant_row(judged, model, name, sampling))
         print(line(next(row for row in results.rows if row["arm"] == name), results.rows[0]), flush=True)

@@ -55,6 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": _TRAINING,
     "engines": _ENGINE,
     "export": _TRAINING | _ENGINE | {"quantise", "text_encoder"} | {"training", "engines"},
+    "restore": _TRAINING | _ENGINE | {"quantise", "export", "training", "engines"},
     "evaluation": _TRAINING | _MAKING | {"training", "export"},
     "workshop": _MAKING | {"prompt", "vector", "store"},
     "chain": _MAKING | {"resampling"},
@@ -72,7 +73,7 @@ EXCEPTIONS = {
     ("engines", "training.checkpoint"),  # a trained engine reads checkpoints
 }
 TORCH_FOLDERS = ("models.", "training.", "evaluation.", "engines.pretrained.")
-TORCH_FILES = ("data.batch", "data.loader", "export", "engines.trained")
+TORCH_FILES = ("data.batch", "data.loader", "export", "restore", "engines.trained")
 
 
 def modules() -> dict[str, ast.Module]:

@@ -10,11 +10,12 @@ import pytest
 import torch
 from tests_support import discs_and_squares
 
+import imagewright
 from imagewright.errors import ModelCorruptError, ModelError, OptionError
 from imagewright.export import export
 from imagewright.models import registry
 from imagewright.models.text import load_pretrained
-from imagewright.restore import restore
+from imagewright.restore import as_run, is_exported, located, restore
 from imagewright.training.checkpoint import load_model, write_model
 from imagewright.training.command import run
 from imagewright.training.presets import PRESETS
@@ -97,9 +98,9 @@ def test_a_model_that_lacks_a_part_or_a_word_on_how_it_was_built_is_refused(
         restore(model)
 
 
-def test_what_ships_says_how_it_is_built() -> None:
-    import imagewright
-
+def test_what_ships_says_how_it_is_built_and_is_found_by_name(tmp_path: Path) -> None:
+    assert is_exported(located("stickers-diffusion")) and located(tmp_path) == tmp_path
+    assert located("no-such-run") == Path("no-such-run")
     for path in (Path(imagewright.__file__).parent / "assets").glob("*/model.json"):
         description = json.loads(path.read_text())
         assert registry.from_dict(description["model"])
@@ -109,9 +110,10 @@ def test_an_exported_model_is_tuned_and_lends_its_first_stage(
     folder: Path, exported: dict[tuple[str, int], Path], tmp_path: Path
 ) -> None:
     dials = {"steps": "1", "batch": "8", "sample_every": "0", "heldout_every": "0", "warmup": "0", "lr": "1e-9"}
-    made = exported["diffusion", 32]
+    made = as_run(exported["diffusion", 32], tmp_path / "restored")
+    assert as_run(exported["diffusion", 32], tmp_path / "restored") == made and as_run(made, tmp_path / "x") == made
     run("diffusion", folder, "cpu", tmp_path / "tuned", dials | {"muon_lr": "1e-9"}, start=made)
-    tuned, true = load_model(tmp_path / "tuned"), load_model(made.with_name("diffusion"))
+    tuned, true = load_model(tmp_path / "tuned"), load_model(exported["diffusion", 32].with_name("diffusion"))
     assert replace(tuned.config, edit_share=0.3) == true.config, "its own network, not the preset's"
     for name, tensor in true.state_dict().items():
         torch.testing.assert_close(tuned.state_dict()[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
@@ -119,7 +121,6 @@ def test_an_exported_model_is_tuned_and_lends_its_first_stage(
     gan = load_model(tmp_path / "gan")
     for name, tensor in true.encoder.state_dict().items():  # type: ignore[union-attr]
         torch.testing.assert_close(gan.encoder.state_dict()[name], tensor, msg=name)  # type: ignore[union-attr]
-    assert list((tmp_path / "gan").glob("latents-*")), "beside the run: an installed model's folder stays as it is"
     with pytest.raises(OptionError, match="is of the technique diffusion"):
         run("vae", folder, "tiny", tmp_path / "other", dials, start=made)
     with pytest.raises(OptionError, match="has a first stage of its own"):

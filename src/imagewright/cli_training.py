@@ -96,13 +96,19 @@ def train(
     autoencoder: Annotated[
         Path | None,
         typer.Option(
-            help="A finished run of the autoencoder or tokenizer to work on, instead of training one.",
+            help="A finished run of the autoencoder or tokenizer to work on, instead of training one, or a model that "
+            "has one (stickers-diffusion).",
             show_default=False,
         ),
     ] = None,
     start: Annotated[
         Path | None,
-        typer.Option("--from", help="A run of the same model to begin from, as for fine-tuning.", show_default=False),
+        typer.Option(
+            "--from",
+            help="A run of the same model to begin from, as for fine-tuning, or an exported model by folder or name "
+            "(stickers-diffusion).",
+            show_default=False,
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -119,9 +125,11 @@ def train(
     """
     changes = dict(_pair(text) for text in overrides or [])
     with train_extra("Training"):
+        from imagewright.restore import as_run
         from imagewright.training.command import run
 
-        dials = {"size": size, "condition": condition, "minutes": minutes, "first_stage": autoencoder, "start": start}
+        stage, begun = (model and as_run(model, out / "restored") for model in (autoencoder, start))
+        dials = {"size": size, "condition": condition, "minutes": minutes, "first_stage": stage, "start": begun}
         report = run(technique, data, preset, out, changes, **dials)  # type: ignore[arg-type]
     say(f"{out}: {report.step} steps, stopped by {report.reason}")
     if report.reason == "interrupted":

@@ -22,14 +22,14 @@ from onnx import numpy_helper
 from safetensors.numpy import load
 from torch import Tensor
 
-from imagewright.engines.embedded import TEXT, read_description, read_verified
+from imagewright.engines.embedded import TEXT, default_folders, read_description, read_verified
 from imagewright.errors import ModelCorruptError, ModelError
 from imagewright.export import to_onnx
 from imagewright.models import registry
 from imagewright.models.technique import Graph, Prompted, Technique
 from imagewright.quantise import dequantised, quantise, weights_of
 from imagewright.text_encoder import shipped, unpack
-from imagewright.training.checkpoint import load_model, write_model
+from imagewright.training.checkpoint import EXPORTED, HASHES, write_model
 
 BITS = {"float32": 32, "int8": 8, "int4": 4}
 Floats = NDArray[np.float32]
@@ -44,26 +44,40 @@ class Origin:
     factor: float
 
 
-def is_exported(folder: Path | str) -> bool:
+def located(model: Path | str) -> Path:
+    """The folder of a run or an exported model: itself, or that of the installed model of this name."""
+    if Path(model).exists():
+        return Path(model)
+    named = (folder / model for folder in default_folders())
+    return next((folder for folder in named if is_exported(folder)), Path(model))
+
+
+def is_exported(folder: Path) -> bool:
     """Whether a folder holds an exported model rather than a run."""
-    return (Path(folder) / "model.json").is_file()
+    return (folder / "model.json").is_file()
 
 
-def opened(folder: Path | str) -> Technique:
-    """The model of a run, or the exported model that is in a folder or has this name, on the CPU, in eval mode.
+def as_run(model: Path | str, scratch: Path) -> Path:
+    """The run folder `model`; if that is an exported model's folder or name, what `restore` makes of it, written to a
+    folder of the same name in `scratch` once.
 
-    Raises ModelNotFoundError, ModelCorruptError, and what `restore` raises."""
-    return restore(folder) if is_exported(folder) else load_model(folder)
+    Raises what `restore` raises."""
+    folder = located(model)
+    if not is_exported(folder):
+        return folder
+    out = scratch / folder.name
+    if not (out / HASHES).exists():  # written last
+        restore_run(folder, out)
+    return out
 
 
-def restore(folder: Path | str) -> Technique:
+def restore(folder: Path) -> Technique:
     """The exported model in `folder` as a technique, on the CPU, in eval mode; weights of few bits stay as rounded as
     they are.
 
     Raises ModelNotFoundError, ModelCorruptError, and ModelError where the model does not say how it was built or parts
     of it were left out.
     """
-    folder = Path(folder)
     description = read_description(folder)
     if "model" not in description:
         raise ModelError(f"{folder} does not say how its network was built.", "Export the run again.")
@@ -97,6 +111,7 @@ def restore_run(folder: Path, out: Path) -> Path:
         "model": description.get("model"),
         "train": {"batch": training["batch"]},
         "manifest_hash": training["manifest"],
+        EXPORTED: description["name"],
         "styles": description["styles"],
         "software": training["software"],
     }

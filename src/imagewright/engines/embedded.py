@@ -73,7 +73,7 @@ class EmbeddedEngine(Engine):
 
     def __init__(self, folders: Sequence[Path] | None = None, lanes: int | None = None) -> None:
         """`lanes`: pictures drawn at once, by default one a core."""
-        self._folders = list(folders) if folders is not None else _default_folders()
+        self._folders = list(folders) if folders is not None else default_folders()
         self._lanes = Seats(lanes or cores())
         self.concurrency = self._lanes.count + 1  # so that the next one's words are read meanwhile
         self._lock, self._loaded = Lock(), dict[Path, ExportedModel]()
@@ -265,7 +265,8 @@ def verify(folder: Path) -> None:
         read_verified(folder, name, listed)
 
 
-def _default_folders() -> list[Path]:
+def default_folders() -> list[Path]:
+    """Where models are looked for by name: those that ship, and the folders of IMAGEWRIGHT_MODELS."""
     extra = os.environ.get("IMAGEWRIGHT_MODELS", "")
     return [Path(str(files("imagewright") / "assets")), *(Path(p) for p in extra.split(os.pathsep) if p)]
 

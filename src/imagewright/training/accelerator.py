@@ -25,7 +25,8 @@ def allow_many_graphs() -> None:
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16; a processor that only imitates it took 3.7 times as long as in float32."""
+    """Whether a device multiplies in bfloat16; a processor that only imitates it takes 3.7 times as long as in
+    float32."""
     return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

@@ -35,6 +35,7 @@ from imagewright.models.technique import Technique
 CONFIG, MODEL, EMA, HASHES = "config.json", "model.safetensors", "ema.safetensors", "hashes.json"
 OPTIMIZER, STATE = "state/optimizer.safetensors", "state/state.json"
 HASHED = (CONFIG, MODEL, EMA, OPTIMIZER, STATE)
+EXPORTED = "exported"  # in the config of a run that was restored from an exported model: its name
 PARTIAL, CORRUPT, BEST = ".partial", ".corrupt", "best"
 
 

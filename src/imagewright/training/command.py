@@ -16,9 +16,9 @@ from imagewright.models.consistency import Consistency, ConsistencyConfig, stude
 from imagewright.models.diffusion import Diffusion
 from imagewright.models.technique import Prompted, Technique
 from imagewright.models.text import load_pretrained
-from imagewright.restore import is_exported, opened
 from imagewright.text import Tokenizer
 from imagewright.training import overrides as options
+from imagewright.training.checkpoint import EXPORTED, load_model, open_model
 from imagewright.training.checkup import checkup_of
 from imagewright.training.config import TrainConfig, nearest
 from imagewright.training.distributed import local_device
@@ -73,10 +73,10 @@ def run(
     `overrides`: see training/overrides.py. `size`: side of the pictures in pixels. `condition`: `text`, `class` (only
     the concept's name, no scenes) or `none`. `minutes`: for the whole command. A model on latents or codes first trains
     the autoencoder or tokenizer that it works on; `first_stage` names a finished run of one to use instead, or a model
-    that has one. `start`: a run of the same model, whose averaged weights are where this one begins (fine-tuning), or
-    an exported model, which also says how the network is built; for `consistency`, the diffusion model to make a
-    student of. The same call goes on where it stopped. Raises OptionError on unknown names and on values that cannot
-    work.
+    that has one. `start`: a run of the same model, whose averaged weights are where this one begins (fine-tuning); one
+    that was restored from an exported model also says how the network is built. For `consistency` it is the diffusion
+    run to make a student of. The same call goes on where it stopped. Raises OptionError on unknown names and on values
+    that cannot work.
     """
     if condition not in CONDITIONS:
         raise OptionError(f"There is no condition {condition!r}.", nearest(condition, CONDITIONS))
@@ -92,9 +92,9 @@ def run(
     config = options.changed(found.train, dials)
     if is_student:
         return _train_student(found, config, model_changes, data, out, condition, first_stage, start)
-    if start is not None and is_exported(start):
+    if start is not None and EXPORTED in open_model(start)[1]:
         return _fine_tune(technique, start, found, config, model_changes, data, out, condition, size, first_stage)
-    begun = None if start is None else opened(start)
+    begun = None if start is None else load_model(start)
     if not two_stages:
         if first_stage is not None:
             raise OptionError(f"The preset {preset!r} of {technique} has no first stage.", "Leave --autoencoder out.")
@@ -104,7 +104,7 @@ def run(
     stage_dials, stage_model, _ = options.split(stage_changes, False)
     stage = None
     if first_stage is not None:
-        stage = _finished_stage(model, first_stage, size, stage_changes, out)
+        stage = _finished_stage(model, first_stage, size, stage_changes)
         model = _on_stage(model, stage.autoencoder.config)
     else:
         model = sized(_on_stage(model, options.changed(stage_of(model), stage_model)), size)
@@ -116,7 +116,7 @@ def run(
         report = _train_stage(job, preset or "cpu", stage_dials, out / "autoencoder")
         if report.reason == "interrupted":
             return report
-        stage = _Stage(opened(out / "autoencoder"), None, out)
+        stage = _Stage(load_model(out / "autoencoder"), None, out)
     return _train_on_stage(built, job, stage, out)
 
 
@@ -132,8 +132,8 @@ def _fine_tune(
     size: int | None,
     first_stage: Path | None,
 ) -> TrainReport:
-    """Train the exported model `start` on. Its network, its size and its first stage are its own."""
-    begun = opened(start)
+    """Train on what was restored from an exported model. Its network, its size and its first stage are its own."""
+    begun = load_model(start)
     if technique_of(begun.config) != technique:
         raise OptionError(f"{start} is of the technique {technique_of(begun.config)}.", "Name that with --technique.")
     if first_stage is not None:
@@ -184,14 +184,14 @@ def _train_student(
     built = _built(job)
     if stage_of(model) is None:
         return _train(built, _source(built, job), job, out)
-    stage = None if first_stage is None else _finished_stage(model, first_stage, None, {}, out)
+    stage = None if first_stage is None else _finished_stage(model, first_stage, None, {})
     return _train_on_stage(built, job, stage, out)
 
 
 def _teacher(start: Path | None) -> Diffusion:
     if start is None:
         raise OptionError("A consistency model is tuned from a diffusion run.", "Name it: --from RUN.")
-    found = opened(start)
+    found = load_model(start)
     if type(found) is not Diffusion:
         raise OptionError(
             f"{start} holds a {type(found).__name__}, which cannot be the teacher of a consistency model.",
@@ -307,12 +307,11 @@ def _check_multiple(size: int, unit: int) -> None:
         raise OptionError(f"The network works on units of {unit} pixels: {size} does not fit.", f"Use --size {near}.")
 
 
-def _finished_stage(model: Any, folder: Path, size: int | None, changes: Mapping[str, str], out: Path) -> _Stage:
-    """The first stage in `folder`, a run of one or a model that works on one, fit to be that of `model`. `out`: where
-    encoded pictures are kept if not beside it."""
+def _finished_stage(model: Any, folder: Path, size: int | None, changes: Mapping[str, str]) -> _Stage:
+    """The first stage in `folder`, a run of one or a model that works on one, fit to be that of `model`."""
     if changes:
         raise OptionError(f"{folder} is trained already.", f"Leave out the options of {options.STAGE}.")
-    found = opened(folder)
+    found = load_model(folder)
     encoder = getattr(found, "encoder", None)
     stage = getattr(encoder, "autoencoder", found)
     if type(stage.config) is not type(stage_of(model)):
@@ -323,4 +322,4 @@ def _finished_stage(model: Any, folder: Path, size: int | None, changes: Mapping
     if size not in (None, stage.config.size):
         raise OptionError(f"{folder} was trained for {stage.config.size} pixels.", f"Use --size {stage.config.size}.")
     scale = (encoder.mean, encoder.std) if encoder is not None and hasattr(encoder, "fit") else None
-    return _Stage(stage, scale, out if is_exported(folder) else folder)
+    return _Stage(stage, scale, folder)
