@@ -18,7 +18,7 @@ from imagewright.models.autoencoder import AutoencoderConfig
 from imagewright.models.encoders import LatentsConfig, PixelsConfig
 from imagewright.models.style_networks import ModulatedConv
 from imagewright.models.stylegan import StyleGAN, StyleGANConfig
-from imagewright.models.technique import WORDS, Cond
+from imagewright.models.technique import WORDS, Cond, dropped
 from imagewright.models.text import TextConfig
 from imagewright.source import Source
 from imagewright.training.config import TrainConfig
@@ -45,6 +45,7 @@ ON_LATENTS = replace(
         AutoencoderConfig(size=32, widths=(16, 32), encoder_blocks=(1, 1), decoder_blocks=(1, 1), latent=4)
     ),
 )
+BLOCKS = replace(SMALL, depths=(1, 2), blocks=2, pull=1.0)
 DISCS = Cond(["a red disc", "a blue disc"], [1, 1], ["a disc", "a disc"])
 
 
@@ -77,6 +78,12 @@ def test_every_preset_builds_and_its_config_survives_json(preset: str) -> None:
     assert registry.TECHNIQUES[type(config)].family == "gan"
 
 
+def test_dials_that_do_not_fit_are_refused() -> None:
+    for wrong in ({"tries": 0}, {"alone": 5}, {"blocks": 1, "widths": (16,)}, {"blocks": 1, "alias_free": True}):
+        with pytest.raises(ValueError, match=r"z|alone|[Bb]locks"):
+            replace(SMALL, **wrong)
+
+
 def test_sides_that_do_not_fit_are_refused() -> None:
     for wrong in ({"widths": (16, 16, 16)}, {"critic_widths": (16, 16, 16)}, {"encoder": PixelsConfig(size=12)}):
         with pytest.raises(ValueError, match=r"cells a side|critic_widths"):
@@ -102,8 +109,9 @@ def test_modulation_is_that_of_the_weights() -> None:
 
 
 @pytest.mark.parametrize("train_text", [False, True])
-def test_each_phase_trains_its_own_parameters(train_text: bool) -> None:
-    model = small(replace(SMALL, train_text=train_text))
+@pytest.mark.parametrize("config", [SMALL, BLOCKS], ids=["convolutions", "blocks"])
+def test_each_phase_trains_its_own_parameters(config: StyleGANConfig, train_text: bool) -> None:
+    model = small(replace(config, train_text=train_text))
     state = TrainState(model, TrainConfig())  # refuses parameters that no phase trains
     discriminator, generator = (set(state.optimizers[phase.name].parameters) for phase in model.phases)
     assert discriminator == set(model.critic.parameters())
@@ -161,6 +169,87 @@ def test_held_out_loss_needs_no_gradients_and_moves_nothing(phase: str) -> None:
     assert not torch.equal(model.w_mean, mean)
 
 
+def test_the_pull_alone_learns_four_pictures() -> None:
+    model = small(replace(BLOCKS, alone=1_000))
+    data = discs_source(8).batch(0, 3, 0, 4, 4)
+    parameters = [p for group in model.param_groups("generator").values() for p in group]
+    optimizer, pulls = torch.optim.Adam(parameters, lr=3e-3), []
+    for step in range(100):
+        losses = model.loss(replace(data, draws=Draws(0, step, 0, 4, 4), step=step), "generator")
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+        pulls.append(losses["pull"].item())
+    assert pulls[-1] < pulls[0] / 4
+
+
+@pytest.mark.parametrize("tries", [1, 3])
+def test_only_rows_that_kept_their_words_and_style_are_pulled(tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small(replace(BLOCKS, alone=9, tries=tries, drop_text=0.4, drop_style=0.4))
+    data = replace(batch(32), step=0)
+    words, own, many = model._told(replace(data, draws=Draws(0, 0, 0, 32, 32)))
+    silent = ~(own | many)
+    assert (
+        min(own.sum(), many.sum(), silent.sum()) > 2 and (words.style[many] == 0).all() and (words.style[own] > 0).all()
+    )
+    made: list[torch.Tensor] = []
+
+    def kept(*args: object) -> torch.Tensor:
+        x = StyleGAN.synthesise(model, *args)  # type: ignore[arg-type]
+        if x.requires_grad:
+            x.retain_grad()
+        made.append(x)
+        return x
+
+    monkeypatch.setattr(model, "synthesise", kept)
+    losses = model.loss(data, "generator")
+    losses["loss"].backward()
+    pulled = made[-1].grad.flatten(1).abs().amax(1) > 0
+    assert torch.equal(pulled, own | many if tries > 1 else own)
+    assert losses["loss"] == losses["pull"] and "adversarial" not in losses
+    model.config = replace(model.config, alone=0)
+    both = model.loss(replace(data, draws=Draws(0, 0, 0, 32, 32)), "generator")
+    torch.testing.assert_close(both["pull"], losses["pull"])
+    total = both["adversarial"] + model.config.matching * both["matching"] + both["pull"]
+    torch.testing.assert_close(both["loss"].detach(), total)
+
+
+def test_of_several_z_the_nearest_is_pulled() -> None:
+    model = small(replace(BLOCKS, tries=4))
+    data = batch(8)
+    real, words = model.encoder.encode(data.pixels), model.words(data, drop=False)
+    z, noise = torch.randn(8, BLOCKS.z), torch.randn(8, model.synthesis.noises)
+    rows = torch.arange(8) % 2 == 1
+    found = model._nearest_z(z, noise, words, real, rows, Draws(0, 7, 0, 8, 8))
+    others = Draws(0, 7, 0, 8, 8).randn(3, BLOCKS.z)
+
+    def away(z: torch.Tensor) -> torch.Tensor:
+        return (model.synthesise(model.mapping(z, words), words, noise) - real).abs().flatten(1).mean(1)
+
+    tried = torch.stack([away(z), *(away(others[:, i]) for i in range(3))])
+    torch.testing.assert_close(found[~rows], z[~rows])
+    torch.testing.assert_close(away(found)[rows], tried.amin(0)[rows])
+    assert (tried.argmin(0)[rows] > 0).any()
+
+
+def test_while_the_generator_learns_alone_the_critic_learns_to_read() -> None:
+    model = small(replace(BLOCKS, alone=5, penalty_every=1, augment=0.0))
+    for step in range(6):
+        losses = model.loss(replace(batch(), step=step), "discriminator")
+        model.zero_grad()
+        losses["loss"].backward()
+        moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        assert all(name.startswith("critic") for name in moved) and bool(moved) == (step in (0, 4, 5))
+        assert ("matching" in losses, "adversarial" in losses) == (bool(moved), step == 5)
+    alone, against = (model.loss(replace(batch(), step=step), "discriminator") for step in (0, 5))
+    for name in ("matching", "r1"):
+        torch.testing.assert_close(alone[name], against[name])
+    silent = model.loss(
+        replace(batch(), step=0, text=dropped(batch().text, torch.ones(8, dtype=torch.bool))), "generator"
+    )
+    assert silent["adversarial"] > 0 and silent["pull"] == 0
+
+
 def test_four_pictures_are_learned_with_their_words() -> None:
     torch.manual_seed(0)
     model = StyleGAN(replace(SMALL, augment=0.0, gamma=0.1))
@@ -194,7 +283,9 @@ def test_four_pictures_are_learned_with_their_words() -> None:
     assert after[0] < before[0] / 2 and after[1] < before[1] / 2
 
 
-@pytest.mark.parametrize("config", [SMALL, ALIAS_FREE, ON_LATENTS], ids=["pixels", "alias-free", "latents"])
+@pytest.mark.parametrize(
+    "config", [SMALL, ALIAS_FREE, ON_LATENTS, BLOCKS], ids=["pixels", "alias-free", "latents", "blocks"]
+)
 def test_a_seed_is_one_picture_at_any_batch_size(config: StyleGANConfig) -> None:
     model = small(config)
     two = model.sample(DISCS, [5, 6])
@@ -251,6 +342,27 @@ def test_mixing_layers() -> None:
     assert not torch.allclose(pictures[2], pictures[0]) and not torch.allclose(pictures[2], pictures[1])
 
 
+def test_each_block_has_a_style_of_its_own() -> None:
+    model = small(BLOCKS)
+    words = model.prompted(["a red disc"], [1])
+    assert model.layers == sum(model.runtime()["depths"]) == 5 and model.synthesis.noises == 16 + 2 * 64
+    a, b = (model.styles(model.code(seed), words) for seed in (1, 2))
+    plain = model.synthesise(a, words)
+    for layer in range(model.layers):
+        assert not torch.allclose(model.synthesise(model.mix_layers(a, b, range(layer, layer + 1)), words), plain)
+    both = model.mix_layers(model.mix_layers(a, b, range(1, 3)), a, range(2, 3))
+    torch.testing.assert_close(both, model.mix_layers(a, b, range(1, 2)))
+
+
+def test_blocks_read_the_words_and_know_a_cells_quarters() -> None:
+    model = small(BLOCKS)
+    ws = torch.randn(1, model.layers, BLOCKS.w)
+    red, blue = (model.synthesise(ws, model.prompted([text], [1])) for text in ("a red disc", "a blue disc"))
+    assert not torch.allclose(red, blue)
+    quarters = red.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4)  # (1, C, 4, 4, 4)
+    assert quarters.std(-1).mean() > 0.3 * red.std()
+
+
 def test_projection_finds_a_generated_picture() -> None:
     model = small()
     cond, words = Cond(["a red disc"] * 2, [1, 1]), model.prompted(["a red disc"] * 2, [1, 1])
@@ -298,7 +410,9 @@ def test_an_exported_gan_edits_nothing() -> None:
     assert model.edits == ("image", "images", "mask") and model.runtime()["edits"] == []
 
 
-@pytest.mark.parametrize("config", [SMALL, ALIAS_FREE, ON_LATENTS], ids=["pixels", "alias-free", "latents"])
+@pytest.mark.parametrize(
+    "config", [SMALL, ALIAS_FREE, ON_LATENTS, BLOCKS], ids=["pixels", "alias-free", "latents", "blocks"]
+)
 def test_the_embedded_runner_draws_what_torch_draws(config: StyleGANConfig, tmp_path) -> None:
     model = small(replace(config, truncation=0.8, guidance=1.5)).eval()
     sessions = {}

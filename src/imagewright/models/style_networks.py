@@ -2,8 +2,9 @@
 
 Shapes: B pictures, C channels, L tokens. Deviations: the convolutions are modulated by scaling what goes in and out of
 one shared convolution, which is the same product and much faster on a CPU; w also holds the words and the style;
-cells look at the words' tokens (as GigaGAN, arXiv:2303.05511); the critic has no normalisation (R3GAN,
-arXiv:2501.05441) and meets the words in a projection (arXiv:1802.05637).
+cells look at the words' tokens, between convolutions or in transformer blocks at 4x4 cells (both as GigaGAN,
+arXiv:2303.05511); the critic has no normalisation (R3GAN, arXiv:2501.05441) and meets the words in a projection
+(arXiv:1802.05637).
 """
 
 from __future__ import annotations
@@ -16,21 +17,27 @@ from torch import Tensor, nn
 
 from imagewright.data.batch import STYLES
 from imagewright.models.encoders import LatentsConfig, PixelsConfig
-from imagewright.models.layers import rms_norm
+from imagewright.models.layers import Block, rms_norm, rotary_table, text_bias
 from imagewright.models.technique import Words
 from imagewright.models.text import TextConfig
 
 LEAK = 0.2
 GAIN = (2 / (1 + LEAK**2)) ** 0.5  # keeps the variance through a leaky rectifier
+HEAD = 64  # channels of a block's head, at most
+MLP_RATIO = 3  # of a block: with 4 a block less would fit into the same bytes
+GATE = 0.3  # how far a block's gates are open at first
 
 
 @dataclass(frozen=True)
 class StyleGANConfig:
     """`z`, `w`: lengths. `widths` and `depths`: channels and modulated convolutions at 4, 8, 16 ... cells a side;
-    what is missing to the encoder's side comes from a pixel shuffle. `critic_widths`: channels of the critic at the
-    same sides. `gamma`: weight of the penalties; `matching`: weight of telling the right caption from another;
-    `augment`: share of the rows that are augmented. `truncation`: how far w goes from its mean; `guidance`: how far
-    from the w of the negative prompt, 1 for not at all. `alias_free`: the synthesis network of aliasfree.py."""
+    what is missing to the encoder's side comes from a pixel shuffle. `blocks`: transformer blocks after the
+    convolutions at 4 cells. `critic_widths`: channels of the critic at the same sides. `gamma`: weight of the
+    penalties; `matching`: weight of telling the right caption from another; `augment`: share of the rows that are
+    augmented. `pull`: weight of the distance to a row's own picture; `alone`: first steps in which that is all that
+    the generator learns from; `tries`: of so many z a row that lost its style is pulled with the best (1: not at all).
+    `truncation`: how far w goes from its mean; `guidance`: how far from the w of the negative prompt, 1 for not at
+    all. `alias_free`: the synthesis network of aliasfree.py."""
 
     encoder: LatentsConfig | PixelsConfig = field(default_factory=LatentsConfig)
     text: TextConfig = field(default_factory=TextConfig)
@@ -38,17 +45,29 @@ class StyleGANConfig:
     w: int = 256
     widths: tuple[int, ...] = (256, 96)
     depths: tuple[int, ...] = (3, 3)
+    blocks: int = 0
     critic_widths: tuple[int, ...] = (256, 64)
     gamma: float = 2.0
     penalty_every: int = 4
     matching: float = 0.5
     augment: float = 0.5
+    pull: float = 0.0
+    alone: int = 0
+    tries: int = 1
     drop_text: float = 0.1
     drop_style: float = 0.15
     train_text: bool = False
     truncation: float = 1.0
     guidance: float = 1.0
     alias_free: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tries < 1:
+            raise ValueError(f"A row cannot be tried with {self.tries} z.")
+        if self.alone and not self.pull:
+            raise ValueError("Without a pull there is nothing to learn alone.")
+        if self.blocks and (self.alias_free or len(self.widths) < 2):
+            raise ValueError("Blocks need a stage above theirs that is not alias_free.")
 
 
 class Mapping(nn.Module):
@@ -141,20 +160,66 @@ class WordAttention(nn.Module):
         return x + self.out(found.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(B, C, h, w).to(x.dtype)
 
 
+class BlockStage(nn.Module):
+    """The stage at 4x4 cells with transformer blocks after its styled layers: cells look at cells and words at once.
+    Each block has a w. What they know of a cell's quarters goes up by a pixel shuffle, which a doubling would blur."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, outside: int, picture: int, config: StyleGANConfig, side: int = 4) -> None:
+        super().__init__()
+        width, heads = config.widths[0], max(1, config.widths[0] // HEAD)
+        self.layers = nn.ModuleList(StyledLayer(width, width, config.w) for _ in range(config.depths[0]))
+        self.modulation = nn.Linear(config.w, 6 * width)
+        self.blocks = nn.ModuleList(Block(width, heads, config.text.width, MLP_RATIO) for _ in range(config.blocks))
+        self.up = nn.Linear(width, 4 * outside)
+        self.to_picture = ModulatedConv(width, 4 * picture, config.w, kernel=1, demodulate=False)
+        cos, sin = rotary_table(side, width // heads)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        keep_variance(self.blocks)
+        keep_variance(self.up)
+        nn.init.normal_(self.modulation.weight, std=GATE * config.w**-0.5)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.offset.data[2::3] = GATE
+
+    def forward(
+        self, x: Tensor, picture: None, ws: Tensor, noise: Tensor, words: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """x (B, C, h, w), no picture yet, ws (B, depth + blocks, w), noise (B, depth, h, w) -> (B, outside, 2 h, 2 w)
+        and the share of the picture (B, P, 2 h, 2 w)."""
+        tokens, mask = words
+        depth, (h, w) = len(self.layers), x.shape[2:]
+        for i, layer in enumerate(self.layers):
+            x = layer(x, ws[:, i], noise[:, i : i + 1])
+        cells = x.flatten(2).transpose(1, 2)  # (B, h * w, C)
+        bias = text_bias(mask, h * w, cells.dtype)
+        for i, block in enumerate(self.blocks, start=depth):
+            modulation = self.modulation(ws[:, i]).unflatten(1, (6, -1)).to(cells.dtype)
+            cells = block(cells, modulation, tokens.to(cells.dtype), bias, self.cos, self.sin)
+        cells = rms_norm(cells)
+        x, up = (y.transpose(1, 2).unflatten(2, (h, w)) for y in (cells, self.up(cells)))
+        return F.pixel_shuffle(up, 2), F.pixel_shuffle(self.to_picture(x, ws[:, -1]), 2)
+
+
 class Stage(nn.Module):
     """The layers at one side: up from the stage below, styled layers, words, and its share of the picture."""
 
     def __init__(self, inside: int, outside: int, depth: int, side: int, picture: int, config: StyleGANConfig) -> None:
         super().__init__()
+        self.side = side
         self.layers = nn.ModuleList(StyledLayer(outside if i else inside, outside, config.w) for i in range(depth))
-        self.attention = WordAttention(outside, config.text.width) if side <= 8 else None
+        looks = side <= 8 and not config.blocks  # blocks have looked already
+        self.attention = WordAttention(outside, config.text.width) if looks else None
         self.to_picture = ModulatedConv(outside, picture, config.w, kernel=1, demodulate=False)
 
     def forward(
         self, x: Tensor, picture: Tensor | None, ws: Tensor, noise: Tensor, words: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """x (B, inside, h, w), picture (B, P, h, w) or None, ws (B, depth, w), noise (B, depth, side, side)."""
-        if picture is not None:
+        if picture is not None and picture.shape[-1] != self.side:
             x, picture = _doubled(x), _doubled(picture)
         for i, layer in enumerate(self.layers):
             x = layer(x, ws[:, i], noise[:, i : i + 1])
@@ -173,14 +238,18 @@ class Synthesis(nn.Module):
         self.shuffle, rest = divmod(shape[1], sides[-1])
         if self.shuffle < 1 or rest:
             raise ValueError(f"{shape[1]} cells a side are no multiple of the last stage's {sides[-1]}.")
-        inputs = (config.widths[0], *config.widths)
+        inputs = [config.widths[0], *config.widths]
         picture = shape[0] * self.shuffle**2
         self.constant = nn.Parameter(torch.randn(1, config.widths[0], 4, 4))
-        self.stages = nn.ModuleList(
-            Stage(inputs[i], width, config.depths[i], side, picture, config)
-            for i, (width, side) in enumerate(zip(config.widths, sides, strict=True))
-        )
-        self.depths, self.sides = config.depths, sides
+        stages: list[nn.Module] = []
+        if config.blocks:
+            inputs[1] = config.widths[1]
+            stages.append(BlockStage(inputs[1], picture, config))
+        for i in range(len(stages), len(sides)):
+            stages.append(Stage(inputs[i], config.widths[i], config.depths[i], sides[i], picture, config))
+        self.stages = nn.ModuleList(stages)
+        self.convs, self.sides = config.depths, sides
+        self.depths = (config.depths[0] + config.blocks, *config.depths[1:])
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -191,7 +260,7 @@ class Synthesis(nn.Module):
     @property
     def noises(self) -> int:
         """Noise values of one picture, all layers' cells in a row."""
-        return sum(depth * side**2 for depth, side in zip(self.depths, self.sides, strict=True))
+        return sum(depth * side**2 for depth, side in zip(self.convs, self.sides, strict=True))
 
     def forward(self, ws: Tensor, noise: Tensor, tokens: Tensor, mask: Tensor, shift: Tensor | None = None) -> Tensor:
         """ws (B, layers, w), noise (B, noises), tokens (B, L, text_width), mask (B, L) -> x (B, C, h, w), float32.
@@ -201,10 +270,10 @@ class Synthesis(nn.Module):
         if shift is not None:
             x = shifted(x, shift)
         picture, layer, cell = None, 0, 0
-        for stage, depth, side in zip(self.stages, self.depths, self.sides, strict=True):
-            here = noise[:, cell : cell + depth * side**2].view(-1, depth, side, side)
+        for stage, depth, convs, side in zip(self.stages, self.depths, self.convs, self.sides, strict=True):
+            here = noise[:, cell : cell + convs * side**2].unflatten(1, (convs, side, side))
             x, picture = stage(x, picture, ws[:, layer : layer + depth], here, (tokens, mask))
-            layer, cell = layer + depth, cell + depth * side**2
+            layer, cell = layer + depth, cell + convs * side**2
         assert picture is not None
         return F.pixel_shuffle(picture, self.shuffle).float()
 

@@ -4,20 +4,25 @@ A mapping network turns noise z, the caption and the style into w; each convolut
 modulated by a w of its own (W+), so that styles can be mixed by layer. It works in the space of an encoder, pixels or
 latents. Trained with R3GAN's relativistic loss and both zero-centred penalties (arXiv:2501.05441), a projection critic
 (arXiv:1802.05637) that also sees real pictures with another caption (arXiv:1605.05396), and DiffAugment
-(arXiv:2006.10738). Deviations: no equalised learning rates, path-length penalty or style mixing in training; the
-penalties look at every `penalty_every`-th row of each batch instead of every so many steps.
+(arXiv:2006.10738). Each row of a batch has a picture of its own, and what is made of its words and style is pulled
+towards it (pix2pix, arXiv:1611.07004, equations 3 and 4), at first by nothing else: what words look like is learned
+several times faster so than from an opponent alone. Where a style was dropped, several pictures would be right: the
+best of a few z is pulled (IMLE, arXiv:1809.09087), so that z chooses among them. Where the words were dropped, nothing
+is. Deviations: no equalised learning rates, path-length penalty or style mixing in training; the penalties look at
+every `penalty_every`-th row of each batch instead of every so many steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imagewright.data.batch import Batch
+from imagewright.data.batch import Batch, Draws
 from imagewright.models.aliasfree import AliasFreeSynthesis
 from imagewright.models.diffaugment import Augmentation
 from imagewright.models.encoders import PixelsConfig, build_encoder
@@ -25,7 +30,17 @@ from imagewright.models.gan import relativistic, zero_centred_penalty
 from imagewright.models.layers import compile_each
 from imagewright.models.samplers import noise_source
 from imagewright.models.style_networks import Critic, Mapping, StyleGANConfig, Synthesis
-from imagewright.models.technique import WORDS, Call, Cond, Graph, Phase, Prompted, Words, sort_parameters
+from imagewright.models.technique import (
+    WORDS,
+    Call,
+    Cond,
+    Graph,
+    Phase,
+    Prompted,
+    Words,
+    dropped,
+    sort_parameters,
+)
 from imagewright.source import Source
 from imagewright.watch import Watch
 
@@ -34,6 +49,7 @@ __all__ = ["StyleGAN", "StyleGANConfig"]
 MEAN_DECAY = 0.995  # of the running mean of w
 CANDIDATES = 16  # seeds that an inversion starts from the nearest of
 STEPS = 100  # of a projection before an edit
+READING = 4  # while the generator learns alone, the critic learns in every so many steps
 
 
 class StyleGAN(Prompted):
@@ -42,7 +58,7 @@ class StyleGAN(Prompted):
     family: ClassVar[str] = "gan"
     phases: ClassVar[tuple[Phase, ...]] = (
         Phase("discriminator", betas=(0.0, 0.99)),
-        Phase("generator", betas=(0.0, 0.99)),
+        Phase("generator", betas=(0.5, 0.99)),
     )
     sampling: ClassVar[tuple[str, ...]] = ("truncation", "guidance")
     w_mean: Tensor
@@ -95,67 +111,118 @@ class StyleGAN(Prompted):
         return w[:, None].expand(-1, self.layers, -1)
 
     def loss(self, batch: Batch, phase: str = "main") -> dict[str, Tensor]:
-        """R3GAN's loss of the phase; the discriminator's with the penalties wherever gradients are enabled."""
+        """R3GAN's loss of the phase and the pull; the discriminator's with the penalties wherever gradients are
+        enabled. In steps before `alone` only the pull, and the critic learns to read in every `READING`-th."""
+        generating, draws, alone = phase == "generator", batch.draws, self._alone(batch)
+        if alone and not generating and batch.step % READING:  # type: ignore[operator]
+            return {"loss": torch.zeros((), device=self.w_mean.device, requires_grad=True)}
         real = batch.latents
         if real is None:
             assert batch.pixels is not None
             real = self.encoder.encode(batch.pixels)
-        draws, generating = batch.draws, phase == "generator"
-        words = self.words(batch)
+        words, own, many = self._told(batch)
         z, noise = draws.randn(self.config.z).to(real), draws.randn(self.synthesis.noises).to(real)
         augment = Augmentation.drawn(draws, real.shape[-1], self.config.augment)
+        if alone and not generating:
+            return self._reading_loss(real, words, augment, draws.start)
+        if generating and self.config.tries > 1:
+            z, own = self._nearest_z(z, noise, words, real, many, draws), own | many
         with torch.set_grad_enabled(generating and torch.is_grad_enabled()):
             ws = self.mapping(z, words)
             made = self.synthesise(ws, words, noise)
-        if generating:
-            if self.training:
-                self.w_mean.lerp_(ws[:, 0].detach().mean(0), 1 - MEAN_DECAY)
-            return self._generator_loss(augment(real), augment(made), words)
-        losses = self._discriminator_loss(augment(real), augment(made), words)
-        if torch.is_grad_enabled():
-            r1, r2 = self._penalties(real, made, words, augment, draws.start)
-            losses["loss"] = losses["loss"] + self.config.gamma / 2 * (r1 + r2)
-            losses |= {"r1": r1.detach(), "r2": r2.detach()}
-        return losses
+        if not generating:
+            return self._discriminator_loss(real, made, words, augment, draws.start)
+        if self.training:
+            self.w_mean.lerp_(ws[:, 0].detach().mean(0), 1 - MEAN_DECAY)
+        pull = self.config.pull * (_distance(made, real, 1) * own).mean()
+        losses = {"loss": pull, "pull": pull.detach()} if self.config.pull else {}
+        return losses if alone else self._generator_loss(augment(real), augment(made), words, losses)
 
-    def _generator_loss(self, real: Tensor, made: Tensor, words: Words) -> dict[str, Tensor]:
+    def _alone(self, batch: Batch) -> bool:
+        """Whether the pull is all that the generator learns from in this step. Where no row has words, it is not."""
+        if batch.step is None or batch.step >= self.config.alone:
+            return False
+        assert batch.text is not None
+        return bool(batch.text.ids.any())
+
+    def _told(self, batch: Batch) -> tuple[Words, Tensor, Tensor]:
+        """The words of a batch, some without their caption or style; which rows (B,) bool still say what their own
+        picture is, and which would if their style had not been dropped."""
+        assert batch.text is not None and batch.style is not None
+        draws, device = batch.draws, batch.style.device
+        text = dropped(batch.text, draws.rand().to(device) < self.config.drop_text)
+        style = batch.style * (draws.rand().to(device) >= self.config.drop_style)
+        told, lost = text.ids.any(1), style != batch.style
+        return self.words(replace(batch, text=text, style=style), drop=False), told & ~lost, told & lost
+
+    @torch.no_grad()
+    def _nearest_z(self, z: Tensor, noise: Tensor, words: Words, real: Tensor, rows: Tensor, draws: Draws) -> Tensor:
+        """z (B, z), in `rows` (B,) bool the nearest to the real picture of itself and `tries` - 1 others."""
+        more = draws.randn(self.config.tries - 1, self.config.z).to(z)
+        at = rows.nonzero()[:, 0]
+        if not len(at):
+            return z
+        tried = torch.cat([z[at, None], more[at]], dim=1)  # (n, tries, z)
+        each = at.repeat_interleave(self.config.tries)
+        with torch.compiler.set_stance("force_eager"):  # how many rows there are changes
+            made = self.synthesise(self.mapping(tried.flatten(0, 1), words[each]), words[each], noise[each])
+        best = _distance(made, real[each], 1).view(len(at), -1).argmin(1)
+        return z.index_copy(0, at, tried[torch.arange(len(at), device=at.device), best])
+
+    def _generator_loss(self, real: Tensor, made: Tensor, words: Words, pull: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Both pictures augmented. `pull`: what is added to the loss and logged beside it."""
         with torch.no_grad():
             logit_real = self.critic(real, words)
         features = self.critic.trunk(made)
         logit = self.critic.judge(features, words)
         adversarial = relativistic(logit, logit_real)
         matching = relativistic(logit, self.critic.judge(features, others(words)))
-        return {
-            "loss": adversarial + self.config.matching * matching,
-            "adversarial": adversarial.detach(),
-            "matching": matching.detach(),
-        }
+        loss = adversarial + self.config.matching * matching + pull.get("loss", 0.0)
+        return {**pull, "loss": loss, "adversarial": adversarial.detach(), "matching": matching.detach()}
 
-    def _discriminator_loss(self, real: Tensor, made: Tensor, words: Words) -> dict[str, Tensor]:
-        features_real, features_made = self.critic.trunk(torch.cat([real, made])).chunk(2)
+    def _discriminator_loss(
+        self, real: Tensor, made: Tensor, words: Words, augment: Augmentation, start: int
+    ) -> dict[str, Tensor]:
+        features_real, features_made = self.critic.trunk(torch.cat([augment(real), augment(made)])).chunk(2)
         logit_real = self.critic.judge(features_real, words)
         adversarial = relativistic(logit_real, self.critic.judge(features_made, words))
         matching = relativistic(logit_real, self.critic.judge(features_real, others(words)))
-        return {
-            "loss": adversarial + self.config.matching * matching,
-            "adversarial": adversarial.detach(),
-            "matching": matching.detach(),
-        }
+        loss = adversarial + self.config.matching * matching
+        losses = {"adversarial": adversarial.detach(), "matching": matching.detach()}
+        if torch.is_grad_enabled():
+            for name, x in (("r1", real), ("r2", made)):
+                penalty = self._penalty(x, words, augment, start)
+                loss = loss + self.config.gamma / 2 * penalty
+                losses[name] = penalty.detach()
+        return {"loss": loss, **losses}
 
-    def _penalties(
-        self, real: Tensor, made: Tensor, words: Words, augment: Augmentation, start: int
-    ) -> tuple[Tensor, Tensor]:
-        """R1 and R2, the means over every `penalty_every`-th row of the global batch, in float32."""
-        every = self.config.penalty_every
-        rows = slice(-start % every, None, every)
+    def _reading_loss(self, real: Tensor, words: Words, augment: Augmentation, start: int) -> dict[str, Tensor]:
+        """While the generator learns alone, the critic learns which words are those of a real picture, from every
+        `penalty_every`-th row: enough to be ready."""
+        rows, wrong = self._some(start), others(words)
+        features = self.critic.trunk(augment[rows](real[rows]))
+        right = self.critic.judge(features, words[rows])
+        matching = F.softplus(self.critic.judge(features, wrong[rows]) - right).sum() * self._weight(real)
+        r1 = self._penalty(real, words, augment, start)
+        loss = self.config.matching * matching + self.config.gamma / 2 * r1
+        return {"loss": loss, "matching": matching.detach(), "r1": r1.detach()}
+
+    def _penalty(self, x: Tensor, words: Words, augment: Augmentation, start: int) -> Tensor:
+        """The zero-centred penalty at x, its mean over every `penalty_every`-th row of the global batch, in float32."""
+        rows = self._some(start)
         seen, augment = words[rows], augment[rows]
         seen = Words(seen.tokens, seen.pooled.float(), seen.mask, seen.style)
-        with torch.autocast(real.device.type, enabled=False):
-            r1, r2 = (
-                zero_centred_penalty(lambda x: self.critic(augment(x), seen), x[rows].float()).sum() * every / len(x)
-                for x in (real, made)
-            )
-        return r1, r2
+        with torch.autocast(x.device.type, enabled=False):
+            slopes = zero_centred_penalty(lambda x: self.critic(augment(x), seen), x[rows].float())
+        return slopes.sum() * self._weight(x)
+
+    def _some(self, start: int) -> slice:
+        """Every `penalty_every`-th row of the global batch, among the rows from `start` on."""
+        return slice(-start % self.config.penalty_every, None, self.config.penalty_every)
+
+    def _weight(self, x: Tensor) -> float:
+        """Of each of those rows in a mean."""
+        return self.config.penalty_every / len(x)
 
     @property
     def edits(self) -> tuple[str, ...]:
@@ -337,7 +404,7 @@ class StyleGAN(Prompted):
             "z": self.config.z,
             "noises": self.synthesis.noises,
             "inputs": ["ws"] if self.config.alias_free else ["ws", "noise", *WORDS[::2]],
-            "depths": list(self.config.depths),
+            "depths": list(self.synthesis.depths),
             "w_mean": self.w_mean.tolist(),
             "edits": [],
         }
