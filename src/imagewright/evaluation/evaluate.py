@@ -40,7 +40,7 @@ from imagewright.evaluation.metrics import (
     wilson,
 )
 from imagewright.evaluation.prompts import HELD_OUT, SCENE, SEEN, Item, items, training_rows
-from imagewright.evaluation.scenes import scene_verdicts
+from imagewright.evaluation.scenes import colours_by_pixels, real_colours, scene_verdicts
 from imagewright.refine.judge import Bytes, Floats, Judges
 
 LEAST = 20  # pictures
@@ -119,6 +119,7 @@ def evaluate(
     shown = np.array([i for i, item in enumerate(asked) if item.row >= 0], np.int64)
     real = figures(contest, folder.packed(judges.size)[[asked[i].row for i in shown]], shown)
     real |= {f"scenes: {kind}": Estimate(**told_) for kind, told_ in judges.real.get("attributes", {}).items()}
+    real |= real_colours(folder, judges.size)
     copycat = figures(contest, folder.packed(judges.size)[copycat_rows(contest)], np.arange(len(asked)))
     found |= _restored(engine, info, contest)
     nearest = contest.finder.nearest(rgba, judges.embed(rgba))
@@ -177,6 +178,7 @@ def figures(contest: Contest, rgba: Bytes, which: Index) -> Figures:
     if scenes:
         verdicts = scene_verdicts(judges.attributes(rgba[scenes]), [asked[i].truth or {} for i in scenes])
         found |= {f"scenes: {name}": share for name, share in verdicts.items()}
+        found |= colours_by_pixels(rgba[scenes], [asked[i].truth or {} for i in scenes])
     return found | _copies(contest, rgba, seen["features"], asked)
 
 

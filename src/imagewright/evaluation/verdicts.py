@@ -35,6 +35,7 @@ TARGETS: dict[str, Target] = {
     f"R@1 of 100, {HELD_OUT}": Target((0.35, 0.60, 0.65, 0.75, 0.70)),
     "style": Target((0.80, 0.95, 0.96, 0.98, 0.97)),
     "scenes: colour": Target((None, None, None, 0.85, 0.80)),
+    "scenes: colour by pixels": Target((None, None, None, 0.85, 0.80)),
     "scenes: two objects": Target((None, None, None, 0.60, 0.55)),
     "scenes: count": Target((None, None, None, 0.55, 0.50)),
     "scenes: position": Target((None, None, None, 0.50, 0.45)),
