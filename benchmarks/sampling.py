@@ -41,7 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "heun, 4 steps": _sampling(sampler="heun", steps=4),
     "ancestral, 8 steps": _sampling(sampler="ancestral"),
     **{f"ancestral, 8 steps, guidance {g:g}": _sampling(sampler="ancestral", guidance=g) for g in (1.5, 2.0, 4.0)},
-    **{f"ancestral, {n} steps, guidance 2": _sampling(sampler="ancestral", steps=n, guidance=2.0) for n in (6, 12, 16)},
+    **{f"ancestral, {n} steps": _sampling(sampler="ancestral", steps=n) for n in (4, 6, 12)},
 }
 
 

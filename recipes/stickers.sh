@@ -60,7 +60,7 @@ if [ "$preset" = cpu ]; then
     train diffusion "$folder/diffusion-edits" "${first[@]}" --from "$folder/diffusion-pictures" --set seed=1 \
       --set steps=3000 --set lr=6e-4 --set muon_lr=0.012 --set cooldown=0.5 --set model.edit_share=0.4 "$@"
     small=(--from "$folder/diffusion-edits" --set seed=2 --set steps=4700 --set lr=8e-4 --set muon_lr=0.016)
-    small+=(--set cooldown=0.4 --set warmup=60 --set ema=0.9985 --set model.edit_share=0.2) finish+=(--guidance 4 --rank 0)
+    small+=(--set cooldown=0.4 --set warmup=60 --set ema=0.9985 --set model.edit_share=0.2) finish+=(--steps 12 --sampler ancestral --guidance 3 --rank 0)
     ;;
   gan) small=(--set steps=3500) finish+=(--rank 2 --truncation 0.8) ;;
   autoregressive) small=(--set model.width=160 --set model.depth=5 --set model.heads=5 --set steps=2050 --set cooldown=0.35) finish+=(--rank 1) ;;

@@ -177,6 +177,18 @@ def test_defaults_can_be_set_and_an_export_repeated(run: Path, tmp_path: Path) -
     assert model.capabilities.styles == ("noto",)
 
 
+def test_a_default_sampler_that_adds_noise_is_not_for_blends(run: Path, tmp_path: Path) -> None:
+    noisy = {"sampler": "ancestral", "steps": 4, "guidance": 1.0}
+    path = export(run, tmp_path / "model", name="discs", defaults=noisy)
+    sampling = ExportedModel(path).description["sampling"]
+    blend = ImageRequest(prompt="a disc", images=(Image.new("RGBA", (16, 16)),) * 2)
+    assert options_of(ImageRequest(prompt="a disc"), sampling)["sampler"] == "ancestral"
+    assert options_of(blend, sampling)["sampler"] == "dpmpp_2m", "its noise says what the pictures show"
+    assert options_of(replace(blend, sampler="ancestral"), sampling)["sampler"] == "ancestral", "unless it is asked for"
+    with pytest.raises(OptionError, match="There is no sampler 'quick'"):
+        export(run, tmp_path / "model", name="discs", defaults={"sampler": "quick"})
+
+
 def test_a_model_with_other_word_vectors_is_not_exported(tmp_path: Path) -> None:
     model = Diffusion(CONFIG)  # its table is random
     train(model, discs_source(16), TrainConfig(batch=4, steps=1, precision="fp32"), tmp_path / "run")

@@ -152,6 +152,7 @@ def export(
     ] = 8,
     card: Annotated[Path | None, typer.Option(help="A Markdown file to go with it as its README.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="The model's default number of steps.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="The model's default sampler.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="The model's default guidance.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="The model's default temperature.")] = None,
     truncation: Annotated[float | None, typer.Option(help="The model's default truncation.")] = None,
@@ -169,7 +170,8 @@ def export(
     with train_extra("Exporting"):
         from imagewright.export import export as run_export
 
-        given = {"steps": steps, "guidance": guidance, "temperature": temperature, "truncation": truncation}
+        given = {"steps": steps, "sampler": sampler, "guidance": guidance}
+        given |= {"temperature": temperature, "truncation": truncation}
         defaults = {option: value for option, value in given.items() if value is not None}
         run_export(
             run_dir,

@@ -31,6 +31,7 @@ from imagewright.engines.trained import defaults as sampling_defaults
 from imagewright.errors import ModelError, OptionError, OutputError
 from imagewright.models import registry
 from imagewright.models.autoencoder import LARGE, Autoencoder
+from imagewright.models.samplers import SAMPLERS
 from imagewright.models.technique import Graph, Prompted, Technique
 from imagewright.models.text import packed_state
 from imagewright.quantise import quantise
@@ -77,9 +78,7 @@ def export(
         )
     if autoencoder is not None:
         _decoding_with(technique, autoencoder)
-    sampling = sampling_defaults(technique)
-    if unknown := set(defaults or {}) - set(sampling):
-        raise OptionError(f"This technique has no {', '.join(unknown)}.", f"It has: {', '.join(sampling) or 'none'}.")
+    sampling = _sampling(technique, defaults or {})
     graphs = _parts(technique, without)
     path, run_config = open_model(run_dir)
     partial = out_dir.with_name(f".{out_dir.name}.partial")
@@ -87,7 +86,7 @@ def export(
     partial.mkdir(parents=True)
     description = {
         **_describe(technique, run_config, path, name, bits, graphs),
-        "sampling": json.loads(json.dumps({**sampling, **(defaults or {})})),
+        "sampling": sampling,
         "text_encoder": _write_text(technique, partial),
         **({} if rank is None else {"rank": rank}),
     }
@@ -102,9 +101,21 @@ def export(
     return out_dir
 
 
+def _sampling(technique: Technique, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """The technique's options of sampling, some of them `changed`, as JSON values. Raises OptionError for what is
+    none."""
+    sampling = sampling_defaults(technique)
+    if unknown := set(changed) - set(sampling):
+        raise OptionError(f"This technique has no {', '.join(unknown)}.", f"It has: {', '.join(sampling) or 'none'}.")
+    if (sampler := changed.get("sampler")) not in (None, *SAMPLERS):
+        raise OptionError(f"There is no sampler {sampler!r}.", f"There are: {', '.join(SAMPLERS)}.")
+    found: dict[str, Any] = json.loads(json.dumps({**sampling, **changed}))
+    return found
+
+
 def _parts(technique: Technique, without: Collection[str]) -> dict[str, Graph]:
     """The technique's graphs but those in `without`. Raises OptionError for one that drawing needs or that is none."""
-    graphs, needed = technique.graphs(), runner(technique.family).PARTS
+    graphs, needed = technique.graphs(), {*runner(technique.family).PARTS, "decoder"}
     for part in without:
         if part in needed or part not in graphs:
             spare = ", ".join(name for name in graphs if name not in needed)
@@ -190,7 +201,7 @@ def _runtime(technique: Technique, parts: Collection[str]) -> dict[str, Any]:
     runtime = technique.runtime()
     if getattr(_stage_of(technique), "detail", None) is not None:
         runtime["large"] = True
-    if "encoder" not in parts and "edits" in runtime:
+    if not set(runtime.get("encoding", ["encoder"])) <= set(parts) and "edits" in runtime:
         runtime["edits"] = [edit for edit in runtime["edits"] if edit == "tile"]
     return runtime
 

@@ -24,7 +24,7 @@ from imagewright.editing.shapes import nearest
 from imagewright.engines import relative
 from imagewright.engines.lanes import at_once
 from imagewright.errors import ModelNotFoundError, PromptError, UnsupportedError
-from imagewright.models.samplers import SAMPLERS
+from imagewright.models.samplers import NOISY, SAMPLERS, STEADY
 from imagewright.models.steering import Steering
 from imagewright.request import (
     EXTRA_OPTIONS,
@@ -266,8 +266,11 @@ FIELDS = {"steps": "num_inference_steps", "guidance": "guidance_scale"}  # sampl
 
 
 def options_of(request: ImageRequest, sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of each option in `sampling`: the request's, or the default given there."""
+    """The value of each option in `sampling`: the request's, or the default given there; for a blend of pictures, whose
+    noise says what they show, a default sampler that adds no other."""
     asked = {name: getattr(request, FIELDS.get(name, name), None) for name in sampling}
+    if request.images and sampling.get("sampler") in NOISY and asked["sampler"] is None:
+        asked["sampler"] = STEADY
     return {name: default if asked[name] is None else asked[name] for name, default in sampling.items()}
 
 

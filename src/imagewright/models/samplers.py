@@ -247,6 +247,8 @@ def _lambda(t: float, process: Process) -> float:
     return math.inf if sigma <= 0 else math.log(alpha / sigma)
 
 
+NOISY = ("ancestral", "ancestral_wide", "heun_sde")  # add fresh noise at each step
+STEADY = "dpmpp_2m"
 SAMPLERS: dict[str, Callable[..., Array]] = {
     "euler": sample_euler,
     "heun": sample_heun,
