@@ -411,7 +411,9 @@ def test_an_exported_gan_edits_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [SMALL, ALIAS_FREE, ON_LATENTS, BLOCKS], ids=["pixels", "alias-free", "latents", "blocks"]
+    "config",
+    [SMALL, ALIAS_FREE, ON_LATENTS, BLOCKS, replace(BLOCKS, depths=(0, 2))],
+    ids=["pixels", "alias-free", "latents", "blocks", "only blocks"],
 )
 def test_the_embedded_runner_draws_what_torch_draws(config: StyleGANConfig, tmp_path) -> None:
     model = small(replace(config, truncation=0.8, guidance=1.5)).eval()
