@@ -29,6 +29,7 @@ from imagewright.models.autoencoder import Autoencoder, AutoencoderConfig
 from imagewright.models.diffusion import Diffusion, DiffusionConfig
 from imagewright.models.dit import DiTConfig
 from imagewright.models.encoders import LatentsConfig
+from imagewright.models.hvae import HierarchicalVAE, HVAEConfig
 from imagewright.models.technique import Cond
 from imagewright.models.text import load_pretrained
 from imagewright.request import ImageRequest
@@ -271,6 +272,51 @@ def test_a_decoder_trained_on_since_gives_larger_pictures(run: Path, tmp_path: P
     assert filled.images[0].size == varied.images[0].size == (32, 32)
     tiled, _ = model.generate(replace(request, tile=True))
     assert tiled[0].size == (32, 32)
+
+
+VAE = HVAEConfig(
+    LatentsConfig(replace(AUTOENCODER, detail=8)), widths=(32, 32, 16), middles=(16, 16, 16), latents=(8, 4, 0),
+    blocks=(1, 1, 0), readers=(2, 2, 0), finishers=(0, 0, 1), cond=32,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def vae_run(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a VAE on the latents of `run`, whose decoder also gives larger pictures."""
+    out = tmp_path_factory.mktemp("export") / "vae"
+    model = HierarchicalVAE(VAE)
+    model.text.load_state_dict(load_pretrained().state_dict())
+    model.encoder.load_state_dict(load_model(run).encoder.state_dict(), strict=False)  # type: ignore[union-attr]
+    train(model, discs_source(16), TrainConfig(batch=16, steps=30, lr=3e-3, ema=0, precision="fp32"), out)
+    return out
+
+
+@pytest.mark.parametrize("bits,least", [(32, 60.0), (4, 15.0)])
+def test_a_vae_on_latents_draws_and_edits_alike(vae_run: Path, tmp_path: Path, bits: int, least: float) -> None:
+    technique = load_model(vae_run)
+    engine, path = EmbeddedEngine([]), str(export(vae_run, tmp_path / "vae", name="vae", bits=bits))
+    request = ImageRequest(prompt="a red disc", seed=3, style="noto", model=path)
+    native, large = (engine.generate(replace(request, size=size))[0] for size in ((16, 16), None))
+    want = to_picture(technique.sample(Cond(["a red disc"], [STYLES.index("noto")]), [3]).numpy())
+    assert (native.size, large.size) == ((16, 16), (32, 32))
+    assert psnr(np.asarray(native) / 127.5, np.asarray(want) / 127.5) >= min(least, 40.0)
+    around = replace(request, image=want, strength=0.5, size=(16, 16))
+    edited, again = engine.generate(around)[0], TrainedEngine().generate(replace(around, model=str(vae_run)))[0]
+    again = again.resize(edited.size)
+    assert psnr(np.asarray(edited) / 127.5, np.asarray(again) / 127.5) >= min(least, 20.0)
+
+
+def test_a_vae_shares_the_decoder_and_does_without_its_encoders(vae_run: Path, tmp_path: Path) -> None:
+    export(vae_run, tmp_path / "whole", name="whole")
+    thin = export(vae_run, tmp_path / "thin", name="thin", share=True, without=["encoder", "posterior"])
+    assert {file.name for file in thin.iterdir()} == {"model.json"}, "all of the rest lies in the other"
+    can = {model.name: model.capabilities.image for model in EmbeddedEngine([tmp_path]).models()}
+    assert can == {"whole": True, "thin": False}
+    assert EmbeddedEngine([]).generate(ImageRequest(prompt="a disc", model=str(thin)))[0].size == (32, 32)
+    half = export(vae_run, tmp_path / "half" / "half", name="half", without=["posterior"])
+    assert json.loads((half / "model.json").read_text())["runtime"]["edits"] == []
+    with pytest.raises(OptionError, match="decoder"):
+        export(vae_run, tmp_path / "none", name="none", without=["decoder"])
 
 
 def test_a_decoder_of_other_latents_is_refused(run: Path, tmp_path: Path) -> None:

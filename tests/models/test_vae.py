@@ -94,7 +94,7 @@ def test_it_learns_one_batch() -> None:
         losses["loss"].backward()
         optimizer.step()
         values.append(losses["psnr"].item())
-    assert values[-1] > values[0] + 8, values[::40]
+    assert values[-1] > values[0] + 7, values[::40]
 
 
 def test_a_picture_is_restored_alike_in_any_company() -> None:

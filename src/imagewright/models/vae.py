@@ -37,9 +37,9 @@ def gaussian_kl(mu: Tensor, log_sigma: Tensor) -> Tensor:
     return 0.5 * (mu.square() + (2 * log_sigma).exp() - 1) - log_sigma
 
 
-def laplace_nll(mean: Tensor, pixels: Tensor, scale: float) -> Tensor:
-    """-log p (B,) of pixels under Laplace(mean, scale), in nats a number. Its best mean is a median: crisp edges."""
-    return (pixels - mean).abs().flatten(1).mean(1) / scale + math.log(2 * scale)
+def laplace_nll(mean: Tensor, x: Tensor, scale: float) -> Tensor:
+    """-log p (B,) of x under Laplace(mean, scale), in nats a number. Its best mean is a median: crisp edges."""
+    return (x - mean).abs().flatten(1).mean(1) / scale + math.log(2 * scale)
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
@@ -61,9 +61,10 @@ def upper(code: Tensor, levels: Sequence[int], level: int) -> Tensor:
 class GaussianVAE(Prompted):
     """What plain and hierarchical VAEs share: the bound, Gaussian codes, sampling and export.
 
-    A code (B, N) holds every latent of a picture, whitened: standard normal under the prior. The config has `beta`,
-    `free_bits`, `warmup` and `temperature`. The objective is the negative of the evidence lower bound
-    (arXiv:1312.6114, equation 3) in nats per dimension, with the KL weighed by beta (arXiv:1804.03599, equation 2).
+    A code (B, N) holds every latent of a picture, whitened: standard normal under the prior. The networks work on x:
+    the pixels, or what an encoder makes of them. The config has `beta`, `free_bits`, `warmup` and `temperature`. The
+    objective is the negative of the evidence lower bound (arXiv:1312.6114, equation 3) in nats per dimension, with the
+    KL weighed by beta (arXiv:1804.03599, equation 2).
     """
 
     family: ClassVar[str] = "vae"
@@ -76,22 +77,35 @@ class GaussianVAE(Prompted):
         """How many numbers of a code belong to each level, from the coarsest on."""
 
     @abstractmethod
-    def infer(self, pixels: Tensor, noise: Tensor, *condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the decoder makes of `pixels` (B, 4, H, W), the KL (B, groups) in nats, and the code (B, N) that
-        `noise` (B, N) draws from the posterior; zeros give its means. `condition`: the words named in `inputs`."""
+    def infer(self, x: Tensor, noise: Tensor, *condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the decoder makes of `x` (B, C, h, w), the KL (B, groups) in nats, and the code (B, N) that `noise`
+        (B, N) draws from the posterior; zeros give its means. `condition`: the words named in `inputs`."""
 
     @abstractmethod
     def generate(self, code: Tensor, *condition: Tensor) -> Tensor:
-        """The pictures (B, 4, H, W) of codes (B, N)."""
+        """The x (B, C, h, w) of codes (B, N)."""
 
     @abstractmethod
-    def nll(self, made: Tensor, pixels: Tensor) -> Tensor:
-        """-log p(pixels | code) (B,), in nats per dimension."""
+    def nll(self, made: Tensor, x: Tensor) -> Tensor:
+        """-log p(x | code) (B,), in nats per dimension."""
+
+    def encoded(self, pixels: Tensor) -> Tensor:
+        """The x (B, C, h, w) of pixels (B, 4, H, W)."""
+        return pixels
+
+    def decoded(self, x: Tensor) -> Tensor:
+        """The pixels (B, 4, H, W) of x, about [-1, 1] (not clamped)."""
+        return x
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of one x."""
+        return 4, self.pixels, self.pixels
 
     @property
     def dimensions(self) -> int:
-        """Numbers of a picture that the likelihood speaks of."""
-        return 4 * self.pixels**2
+        """Numbers of x that the likelihood speaks of."""
+        return math.prod(self.shape)
 
     @property
     def pixels(self) -> int:
@@ -107,11 +121,17 @@ class GaussianVAE(Prompted):
 
         Free bits (arXiv:1606.04934, equation 15) hold for each row alone, so that the loss stays a mean over rows.
         """
-        assert batch.pixels is not None
-        noise = batch.draws.randn(sum(self.levels)).to(batch.pixels)
-        condition = self.condition(self.words(batch)) if self.inputs else ()
-        made, kl, _ = self.infer(batch.pixels, noise, *condition)
-        recon = self.nll(made.float(), batch.pixels).mean()
+        x = batch.latents
+        if x is None:
+            assert batch.pixels is not None
+            x = self.encoded(batch.pixels)
+        noise = batch.draws.randn(sum(self.levels)).to(x)
+        return self.bound(x, noise, self.condition(self.words(batch)) if self.inputs else (), batch)
+
+    def bound(self, x: Tensor, noise: Tensor, condition: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
+        """What `loss` gives, for the x (B, C, h, w) of the rows of `batch` and the noise (B, N) of their codes."""
+        made, kl, _ = self.infer(x, noise, *condition)
+        recon = self.nll(made.float(), x).mean()
         paid = kl.clamp_min(self.config.free_bits).sum(1).mean() / self.dimensions
         return {
             "loss": recon + self.kl_weight(batch.step) * paid,
@@ -162,17 +182,20 @@ class GaussianVAE(Prompted):
             if source is not None:
                 words = self.condition(self.wanted_and_avoided(cond, row)[:1])
                 noise = code.new_zeros(1, sum(self.levels))
-                pictures = torch.from_numpy(source.pixels).to(code.device).split(1)
-                each = [self.infer(picture, noise, *words)[2].cpu().numpy() for picture in pictures]
+                shown = [self.encoded(pixels) for pixels in torch.from_numpy(source.pixels).to(code.device).split(1)]
+                each = [self.infer(x, noise, *words)[2].cpu().numpy() for x in shown]
                 code = torch.from_numpy(departed(each, code.cpu().numpy(), source.strength)).to(code.device)
             code = code.expand(len(condition[0]) if condition else 1, -1)
             if watch.tracing:
                 for level in range(len(self.levels)):
-                    made = self.generate(upper(code, self.levels, level), *condition)
-                    watch.shown("level", level, made[0].float().clamp(-1, 1).cpu())
-            rows.append(self.generate(code, *condition)[:1].float().clamp(-1, 1))
+                    watch.shown("level", level, self._first(upper(code, self.levels, level), condition)[0].cpu())
+            rows.append(self._first(code, condition))
             watch.told(row + 1, len(seeds))
         return torch.cat(rows)
+
+    def _first(self, code: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+        """The picture (1, 4, H, W) of the first row."""
+        return self.decoded(self.generate(code, *condition)[:1].float()).clamp(-1, 1)
 
     def guided(self, cond: Cond, row: int, chosen: dict[str, Any]) -> tuple[Tensor, ...]:
         """What `generate` takes after the code for a row of `cond`."""
@@ -182,12 +205,12 @@ class GaussianVAE(Prompted):
     def invert(self, pixels: Tensor, words: Words, **options: Any) -> Tensor:
         """The posterior's means (B, N)."""
         noise = pixels.new_zeros(len(pixels), sum(self.levels))
-        return self.infer(pixels, noise, *self.condition(words))[2]
+        return self.infer(self.encoded(pixels), noise, *self.condition(words))[2]
 
     @torch.no_grad()
     def render(self, code: Tensor, words: Words, **options: Any) -> Tensor:
         """Pictures (B, 4, H, W) in [-1, 1] from codes."""
-        return self.generate(code, *self.condition(words)).float().clamp(-1, 1)
+        return self.decoded(self.generate(code, *self.condition(words)).float()).clamp(-1, 1)
 
     def mix(self, a: Tensor, b: Tensor, share: float) -> Tensor:
         """On the arc between two codes: see `slerp`."""
@@ -195,16 +218,19 @@ class GaussianVAE(Prompted):
 
     def graphs(self) -> dict[str, Graph]:
         """generator (code and words -> pixels) and encoder (pixels and words -> code)."""
-        code = torch.randn(2, sum(self.levels))
-        condition = self.condition(Words(*self.example_words()))
-        pixels = 2 * torch.rand(2, 4, self.pixels, self.pixels) - 1
+        return self.both_ways("encoder", "pixels")
 
-        def encode(pixels: Tensor, *condition: Tensor) -> Tensor:
-            return self.infer(pixels, pixels.new_zeros(pixels.shape[0], code.shape[1]), *condition)[2]
+    def both_ways(self, inference: str, x: str) -> dict[str, Graph]:
+        """generator (code and words -> x) and the part `inference` (x and words -> code), with the name of x."""
+        condition, numbers = self.condition(Words(*self.example_words())), sum(self.levels)
 
+        def found(x: Tensor, *condition: Tensor) -> Tensor:
+            return self.infer(x, x.new_zeros(x.shape[0], numbers), *condition)[2]
+
+        examples = torch.randn(2, numbers), 2 * torch.rand(2, *self.shape) - 1
         return {
-            "generator": Graph(Call(self, self.generate), (code, *condition), ("code", *self.inputs), ("pixels",)),
-            "encoder": Graph(Call(self, encode), (pixels, *condition), ("pixels", *self.inputs), ("code",)),
+            "generator": Graph(Call(self, self.generate), (examples[0], *condition), ("code", *self.inputs), (x,)),
+            inference: Graph(Call(self, found), (examples[1], *condition), (x, *self.inputs), ("code",)),
         }
 
     def runtime(self) -> dict[str, Any]:
@@ -284,28 +310,28 @@ class VAE(GaussianVAE):
         """See GaussianVAE: a grey pixel counts once."""
         return super().dimensions if self.config.widths else self.config.size**2
 
-    def infer(self, pixels: Tensor, noise: Tensor, *condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def infer(self, x: Tensor, noise: Tensor, *condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See GaussianVAE: z = mu + sigma * noise (arXiv:1312.6114, section 2.4)."""
-        features = self.encoder(pixels if self.config.widths else 2 * grey(pixels) - 1)
+        features = self.encoder(x if self.config.widths else 2 * grey(x) - 1)
         mu, log_sigma = self.posterior(self._with(features, condition)).float().chunk(2, dim=1)  # (B, latent)
         code = mu + log_sigma.exp() * noise
-        return self._decoded(code, condition), gaussian_kl(mu, log_sigma), code
+        return self._made(code, condition), gaussian_kl(mu, log_sigma), code
 
     def generate(self, code: Tensor, *condition: Tensor) -> Tensor:
         """See GaussianVAE."""
-        made = self._decoded(code, condition)
+        made = self._made(code, condition)
         if self.config.widths:
             return made
         shade = 2 * torch.sigmoid(made) - 1
         return F.pad(shade.expand(-1, 3, -1, -1), (0, 0, 0, 0, 0, 1), value=1.0)  # alpha 1
 
-    def nll(self, made: Tensor, pixels: Tensor) -> Tensor:
+    def nll(self, made: Tensor, x: Tensor) -> Tensor:
         """See GaussianVAE: Laplace, or Bernoulli for grey pixels (arXiv:1312.6114, appendix C.1)."""
         if self.config.widths:
-            return laplace_nll(made, pixels, self.config.scale)
-        return F.binary_cross_entropy_with_logits(made, grey(pixels), reduction="none").flatten(1).mean(1)
+            return laplace_nll(made, x, self.config.scale)
+        return F.binary_cross_entropy_with_logits(made, grey(x), reduction="none").flatten(1).mean(1)
 
-    def _decoded(self, code: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
+    def _made(self, code: Tensor, condition: tuple[Tensor, ...]) -> Tensor:
         """RGBA pixels, or the logits of grey ones (B, 1, H, W)."""
         return self.decoder(self.lift(self._with(code, condition)))
 
@@ -338,7 +364,7 @@ def rate_distortion(
     if isinstance(model, GaussianVAE):
         words = words or model.prompted([""] * len(pixels), [0] * len(pixels))
         noise = torch.cat([model.noise(seed) for seed in range(len(pixels))])
-        _, kl, code = model.infer(pixels, noise, *model.condition(words))
+        _, kl, code = model.infer(model.encoded(pixels), noise, *model.condition(words))
         bits = kl.sum(1).mean().item() / math.log(2)
         restored = model.render(code, words)
     else:

@@ -51,6 +51,12 @@ _TOK_128 = TokenizerConfig(
 
 _JUDGE_TINY: dict[str, Any] = {"size": 32, "widths": (16, 32, 32), "blocks": (1, 1, 1)}
 
+_HVAE_PIXELS: dict[str, Any] = {
+    "widths": (256, 256, 192, 128, 64), "middles": (64, 64, 64, 48, 32), "latents": (32, 16, 16, 8, 4),
+    "blocks": (2, 3, 3, 3, 2), "encoder_blocks": (1, 1, 1, 1, 1), "readers": (), "finishers": (), "attending": 2,
+    "cond": 192, "scale": .2, "warmup": 300, "blind_every": 0,
+}  # fmt: skip
+
 
 def _judge(steps: int, seed: int, **changes: Any) -> TrainConfig:
     return TrainConfig(**{"batch": 128, "steps": steps, "seed": seed, "lr": 2e-3, "schedule": "cosine", "ema": 0.995,
@@ -170,9 +176,8 @@ PRESETS: dict[str, dict[str, Preset]] = {
                                   _judge(150, 3, batch=32, warmup=10, ema=.95), .9),
     },
     "vae": {
-        "tiny": Preset(HVAEConfig(size=32, widths=(64, 64, 48, 32), middles=(32, 32, 24, 16), latents=(16, 8, 4, 2),
-                                  blocks=(1, 2, 2, 1), encoder_blocks=(1, 1, 1, 1), attending=1, cond=64, warmup=50),
-                       TrainConfig(batch=32, steps=200, lr=2e-3, warmup=20, ema=.98,
+        "tiny": Preset(HVAEConfig(LatentsConfig(_AE_TINY), widths=(64, 32, 32), middles=(16, 16, 16), cond=64),
+                       TrainConfig(batch=32, steps=200, lr=2e-3, warmup=20, muon=True, ema=.98,
                                    checkpoint_minutes=2, sample_every=100, heldout_every=100)),
         "article": Preset(VAEConfig(size=28, widths=(), latent=20, conditional=False, warmup=0, temperature=1.0),
                           TrainConfig(batch=128, steps=2_000, lr=1e-3, warmup=20, ema=.99, precision="fp32",
@@ -180,14 +185,15 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "conv": Preset(VAEConfig(),
                        TrainConfig(batch=64, steps=4_000, lr=1e-3, warmup=200, cooldown=.25, ema=.998,
                                    checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),
-        "cpu":  Preset(HVAEConfig(),
-                       TrainConfig(batch=32, steps=6_000, lr=1e-3, warmup=100, cooldown=.25, ema=.998,
-                                   checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),
-        "gpu":  Preset(HVAEConfig(size=128, widths=(192, 192, 160, 96, 64, 48), middles=(48, 48, 48, 32, 24, 16),
-                                  latents=(32, 16, 16, 8, 4, 2), blocks=(2, 3, 3, 2, 2, 1),
-                                  encoder_blocks=(1, 1, 1, 1, 1, 1), warmup=1_000),
-                       TrainConfig(batch=256, steps=16_000, lr=1e-3, warmup=300, cooldown=.35, fit=True, ema=.999,
-                                   compile=True, checkpoint_minutes=1,
+        "cpu":  Preset(HVAEConfig(LatentsConfig(_AE_64)),
+                       TrainConfig(batch=128, steps=3_000, lr=2e-3, warmup=100, cooldown=.35, muon=True, ema=.998,
+                                   checkpoint_minutes=5, sample_every=500, heldout_every=500), .1),
+        "cpu-pixels": Preset(HVAEConfig(PixelsConfig(size=64), **_HVAE_PIXELS),
+                             TrainConfig(batch=32, steps=6_000, lr=1e-3, warmup=100, cooldown=.25, ema=.998,
+                                         checkpoint_minutes=5, sample_every=500, heldout_every=500), .2),
+        "gpu":  Preset(HVAEConfig(LatentsConfig(_AE_128)),
+                       TrainConfig(batch=1024, steps=16_000, lr=2e-3, warmup=300, cooldown=.35, fit=True, muon=True,
+                                   ema=.999, compile=True, checkpoint_minutes=1,
                                    sample_every=1_500, heldout_every=1_500), .3),
     },
     "gan": {
