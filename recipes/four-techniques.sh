@@ -27,7 +27,7 @@ train tokenizer "$out/tokenizer" "$@"
 train diffusion "$out/runs/diffusion" --autoencoder "$out/autoencoder" "$@"
 train gan "$out/runs/gan" --autoencoder "$out/autoencoder" "$@"
 train autoregressive "$out/runs/autoregressive" --autoencoder "$out/tokenizer" "$@"
-train vae "$out/runs/vae" "$@"
+train vae "$out/runs/vae" --autoencoder "$out/autoencoder" "$@"
 
 models=""
 runs=()

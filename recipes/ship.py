@@ -57,7 +57,8 @@ PLAN = (  # in the order of their worth; minutes for one large GPU
     Stage("tokenizer", 2),
     Stage("gan", 2.5, (("--autoencoder", "autoencoder"),), ("--rank", "2", "--truncation", "0.8")),
     Stage("autoregressive", 2.5, (("--autoencoder", "tokenizer"),), ("--rank", "1")),
-    Stage("vae", 2, (), ("--rank", "3", "--temperature", "0.5", "--without", "encoder")),
+    Stage("vae", 2, (("--autoencoder", "autoencoder"),),
+          ("--rank", "3", "--without", "encoder", "--without", "posterior")),
 )
 # fmt: on
 SIZES = {

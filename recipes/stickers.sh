@@ -2,7 +2,7 @@
 # Makes a model that ships, from nothing: recipes/stickers.sh TECHNIQUE [FOLDER] [PRESET] [--set NAME=VALUE ...]
 #
 # TECHNIQUE is diffusion, gan, autoregressive, vae or judges. The first run draws the sticker set (about eight minutes
-# on two cores); GAN and diffusion share an autoencoder. Every part goes on where it stopped: give the same command
+# on two cores); GAN, VAE and diffusion share an autoencoder. Every part goes on where it stopped: give the same command
 # again. With a GPU: recipes/stickers.sh diffusion build gpu. At toy size, in a few minutes:
 #   LIMIT=400 SCENES=100 EDITS=100 recipes/stickers.sh diffusion build tiny --set steps=50
 # SOURCE may name a folder with the pinned packages, where there is no network.
@@ -32,7 +32,7 @@ train() { # TECHNIQUE OUT [OPTION ...]
 small=() # what the two-core preset differs in for the models that ship, as their cards say
 finish=(--bits 4 --share)
 case $technique in
-diffusion | gan)
+diffusion | gan | vae)
   stage=()
   [ "$preset" = cpu ] && stage=(--set steps=1500)
   train autoencoder "$folder/autoencoder" ${stage[@]+"${stage[@]}"}
@@ -49,7 +49,6 @@ autoregressive)
   train tokenizer "$folder/tokenizer" ${stage[@]+"${stage[@]}"}
   first=(--autoencoder "$folder/tokenizer")
   ;;
-vae) first=() ;;
 *) echo "There is no technique $technique." >&2 && exit 2 ;;
 esac
 if [ "$preset" = cpu ]; then
@@ -65,8 +64,8 @@ if [ "$preset" = cpu ]; then
   gan) small=(--set steps=2500 --set model.alone=600) finish+=(--rank 2) ;;
   autoregressive) small=(--set model.width=160 --set model.depth=5 --set model.heads=5 --set steps=2050 --set cooldown=0.35) finish+=(--rank 1) ;;
   vae)
-    small=(--set model.widths=192,192,160,96,48 --set model.middles=48,48,48,32,24 --set model.blocks=2,3,3,2,1)
-    small+=(--set steps=3300 --set cooldown=0.35) finish+=(--rank 3 --temperature 0.5 --without encoder)
+    small=(--set steps=3000 --set cooldown=0.4 --set scenes_share=0 --set warmup=50 --set ema=0.995)
+    finish+=(--rank 3 --temperature 0.7 --without encoder --without posterior)
     ;;
   esac
 fi
