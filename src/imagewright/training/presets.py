@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from imagewright.errors import OptionError
 from imagewright.models.autoencoder import AutoencoderConfig
 from imagewright.models.consistency import ConsistencyConfig
 from imagewright.models.diffusion import DiffusionConfig
@@ -35,6 +36,10 @@ class Preset:
     model: Any
     train: TrainConfig
     scenes_share: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.scenes_share <= 1:
+            raise OptionError(f"scenes_share cannot be {self.scenes_share}.", "Use 0 to 1.")
 
 
 _AE_TINY = AutoencoderConfig(size=32, widths=(16, 32), encoder_blocks=(1, 1), decoder_blocks=(1, 1), latent=8)
