@@ -6,7 +6,7 @@
     README.md         the model card, if one is given
 
 Weights are stored in 32, 8 or 4 bits (quantise.py); the products inside the blocks of a graph marked `fast_int8` are
-also computed with them, and those of a graph marked `precise` keep 8 bits at least.
+also computed with them, and of a graph marked `precise` all but the largest weights keep 8 bits at least.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def write_graph(graph: Graph, file: Path, bits: int) -> None:
     """Export one part to `file`, its weights in 32, 8 or 4 bits."""
     to_onnx(graph, file)
     if bits < 32:
-        quantise(file, max(bits, 8) if graph.precise else bits, products=graph.fast_int8)
+        quantise(file, bits, products=graph.fast_int8, precise=graph.precise)
 
 
 def _write_text(technique: Technique, folder: Path) -> str:

@@ -26,16 +26,19 @@ from onnx import TensorProto, helper, numpy_helper
 OUTPUT_AXIS = {"Conv": 0, "MatMul": -1, "Gemm": 0, "Gather": 0}  # of the weights of these operations
 BLOCK = 32  # 4-bit weights that share a scale
 LEAST = 1024  # smaller arrays are not worth 4 bits
-LARGE = 500_000  # vocabularies and the layers that choose from them
+LARGE = 500_000  # vocabularies, the layers that choose from them, and a decoder's widest convolutions
 SHRINKS = np.linspace(1.0, 0.85, 4, dtype=np.float32)  # of the largest value: what a block's scale may clip
 
 
-def quantise(file: Path, bits: int, *, products: bool, shorten: bool = True) -> None:
-    """Quantise the weights of an ONNX file in place, to 8 or 4 `bits`; with `products` its blocks also compute so.
-    Without `shorten` all names stay: `weight.int8` is then what became of `weight`."""
+def quantise(file: Path, bits: int, *, products: bool, precise: bool = False, shorten: bool = True) -> None:
+    """Quantise the weights of an ONNX file in place, to 8 or 4 `bits`; with `products` its blocks also compute so, and
+    of a `precise` one only the largest weights get 4. Without `shorten` all names stay: `weight.int8` is then what
+    became of `weight`."""
     if bits == 4:
         model = onnx.load(str(file))
-        if products:
+        if precise:  # the errors of many weights in one sum are lost in each other
+            _stored_in_4_bits(model, LARGE, tuple(OUTPUT_AXIS))
+        elif products:
             _products_in_4_bits(model)
             _stored_in_4_bits(model, LARGE, ("Gather", "MatMul"))  # the rest (modulation, patches) is sensitive: 8 bits
         else:

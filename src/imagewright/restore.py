@@ -140,7 +140,7 @@ def _read(graph: Graph, exported: Any, bits: int, tensors: dict[str, Tensor], pa
         to_onnx(graph, file)
         plain = onnx.load(str(file))
         if bits < 32:
-            quantise(file, max(bits, 8) if graph.precise else bits, products=graph.fast_int8, shorten=False)
+            quantise(file, bits, products=graph.fast_int8, precise=graph.precise, shorten=False)
         packed = onnx.load(str(file)).graph
     arrays = _aligned(packed, exported.graph)
     if arrays is None:

@@ -73,9 +73,9 @@ class Words:
 @dataclass(frozen=True)
 class Graph:
     """A part of a model for export: a function of tensors on `module`, example inputs (two rows), the names of its
-    inputs and outputs, whether its blocks' matrix products may run in few bits, and whether its weights need 8 bits at
-    least (`precise`, as of a decoder whose errors are seen as they are). Axis 0 is the batch everywhere;
-    `dynamic` names further axes that vary, as {input: {axis: name}}."""
+    inputs and outputs, whether its blocks' matrix products may run in few bits, and whether all but its largest
+    weights need 8 bits at least (`precise`, as of a decoder whose errors are seen as they are). Axis 0 is the batch
+    everywhere; `dynamic` names further axes that vary, as {input: {axis: name}}."""
 
     module: nn.Module
     example: tuple[Tensor, ...]
