@@ -52,11 +52,12 @@ class Stage:
 # fmt: off
 PLAN = (  # in the order of their worth; minutes for one large GPU
     Stage("autoencoder", 4),
-    Stage("diffusion", 10, (("--autoencoder", "autoencoder"),), ("--guidance", "4", "--rank", "0")),
+    Stage("diffusion", 10, (("--autoencoder", "autoencoder"),), ("--steps", "12", "--sampler", "ancestral", "--guidance", "3", "--rank", "0")),
     Stage("consistency", 3, (("--autoencoder", "autoencoder"), ("--from", "diffusion")), ("--rank", "4")),
     Stage("tokenizer", 2),
-    Stage("gan", 2.5, (("--autoencoder", "autoencoder"),), ("--rank", "2", "--truncation", "0.8")),
-    Stage("autoregressive", 2.5, (("--autoencoder", "tokenizer"),), ("--rank", "1")),
+    Stage("gan", 2.5, (("--autoencoder", "autoencoder"),), ("--rank", "2")),
+    Stage("autoregressive", 2.5, (("--autoencoder", "tokenizer"),),
+          ("--rank", "1", "--guidance", "2", "--temperature", "0.7")),
     Stage("vae", 2, (("--autoencoder", "autoencoder"),),
           ("--rank", "3", "--without", "encoder", "--without", "posterior")),
 )

@@ -62,7 +62,12 @@ if [ "$preset" = cpu ]; then
     small+=(--set cooldown=0.4 --set warmup=60 --set ema=0.9985 --set model.edit_share=0.2) finish+=(--steps 12 --sampler ancestral --guidance 3 --rank 0)
     ;;
   gan) small=(--set steps=2500 --set model.alone=600) finish+=(--rank 2) ;;
-  autoregressive) small=(--set model.width=160 --set model.depth=5 --set model.heads=5 --set steps=2050 --set cooldown=0.35) finish+=(--rank 1) ;;
+  autoregressive)
+    small=(--set model.width=160 --set model.depth=5 --set model.heads=5)
+    train autoregressive "$folder/autoregressive-first" "${first[@]}" "${small[@]}" --set steps=2050 --set cooldown=0.35 "$@"
+    small+=(--from "$folder/autoregressive-first" --set seed=7 --set steps=1430 --set cooldown=0.4 --set warmup=60)
+    small+=(--set scenes_share=0.1) finish+=(--rank 1 --guidance 2 --temperature 0.7)
+    ;;
   vae)
     small=(--set steps=3000 --set cooldown=0.4 --set scenes_share=0 --set warmup=50 --set ema=0.995)
     finish+=(--rank 3 --temperature 0.7 --without encoder --without posterior)
