@@ -61,7 +61,7 @@ if [ "$preset" = cpu ]; then
     small=(--from "$folder/diffusion-edits" --set seed=2 --set steps=4700 --set lr=8e-4 --set muon_lr=0.016)
     small+=(--set cooldown=0.4 --set warmup=60 --set ema=0.9985 --set model.edit_share=0.2) finish+=(--steps 12 --sampler ancestral --guidance 3 --rank 0)
     ;;
-  gan) small=(--set steps=2500 --set model.alone=600) finish+=(--rank 2) ;;
+  gan) small=(--set steps=2050 --set model.alone=500) finish+=(--rank 2) ;;
   autoregressive)
     small=(--set model.width=160 --set model.depth=5 --set model.heads=5)
     train autoregressive "$folder/autoregressive-first" "${first[@]}" "${small[@]}" --set steps=2050 --set cooldown=0.35 "$@"
