@@ -112,7 +112,9 @@ def test_an_exported_model_is_tuned_and_lends_its_first_stage(
     dials = {"steps": "1", "batch": "8", "sample_every": "0", "heldout_every": "0", "warmup": "0", "lr": "1e-9"}
     made = as_run(exported["diffusion", 32], tmp_path / "restored")
     assert as_run(exported["diffusion", 32], tmp_path / "restored") == made and as_run(made, tmp_path / "x") == made
-    run("diffusion", folder, "cpu", tmp_path / "tuned", dials | {"muon_lr": "1e-9"}, start=made)
+    run("diffusion", folder, "cpu", tmp_path / "tuned", dials | {"muon_lr": "1e-9"}, start=made, minutes=9)
+    told = json.loads((tmp_path / "tuned" / "config.json").read_text())
+    assert told["train"]["minutes"] == 9, "there is no first stage to give a part of them to"
     tuned, true = load_model(tmp_path / "tuned"), load_model(exported["diffusion", 32].with_name("diffusion"))
     assert replace(tuned.config, edit_share=0.3) == true.config, "its own network, not the preset's"
     for name, tensor in true.state_dict().items():

@@ -69,6 +69,25 @@ def folder(
         say(f"  warning: {warning}")
 
 
+_Stage = Annotated[
+    Path | None,
+    typer.Option(
+        help="A finished run of the autoencoder or tokenizer to work on, instead of training one, or a model that "
+        "has one (stickers-diffusion).",
+        show_default=False,
+    ),
+]
+_Start = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="A run of the same model to begin from, as for fine-tuning, or an exported model by folder or name "
+        "(stickers-diffusion).",
+        show_default=False,
+    ),
+]
+
+
 def train(
     technique: Annotated[
         str,
@@ -93,23 +112,8 @@ def train(
         str, typer.Option(help="What the model is told: text, class (the concept's name alone) or none.")
     ] = "text",
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this time, over all resumes.")] = None,
-    autoencoder: Annotated[
-        Path | None,
-        typer.Option(
-            help="A finished run of the autoencoder or tokenizer to work on, instead of training one, or a model that "
-            "has one (stickers-diffusion).",
-            show_default=False,
-        ),
-    ] = None,
-    start: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            help="A run of the same model to begin from, as for fine-tuning, or an exported model by folder or name "
-            "(stickers-diffusion).",
-            show_default=False,
-        ),
-    ] = None,
+    autoencoder: _Stage = None,
+    start: _Start = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(

@@ -46,6 +46,30 @@ class _Job:
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """The command: a preset of a technique with changes to it, where its data are and where the run goes, and the runs
+    that it is to build on."""
+
+    technique: str
+    preset: Preset
+    config: TrainConfig
+    changes: Mapping[str, str]  # of the model
+    data: Path
+    out: Path
+    condition: str
+    size: int | None
+    first_stage: Path | None
+    start: Path | None
+
+    def job(self, model: Any, start: Technique | None) -> _Job:
+        """A model that is to learn edits does so where the data has some; else it does not claim it."""
+        folder = CaptionedFolder(self.data)
+        if getattr(model, "edit_share", 0) and not folder.has_edits:
+            model = options.replaced(model, edit_share=0.0)
+        return _Job(model, self.config, folder, self.preset.scenes_share, self.condition, start)
+
+
+@dataclass(frozen=True)
 class _Stage:
     """A finished first stage: its weights, the scale of its latents where a model that works on them has one, and the
     folder that encoded pictures are kept in."""
@@ -81,80 +105,67 @@ def run(
     if condition not in CONDITIONS:
         raise OptionError(f"There is no condition {condition!r}.", nearest(condition, CONDITIONS))
     found = _preset(technique, preset or "cpu")
+    restored = start is not None and EXPORTED in open_model(start)[1]
     is_student = isinstance(found.model, ConsistencyConfig)
     two_stages = stage_of(found.model) is not None and not is_student
     dials, model_changes, stage_changes = options.split(overrides, two_stages)
-    if minutes is not None:
-        dials["minutes"] = str(minutes * (1 - FIRST_STAGE_SHARE) if two_stages and first_stage is None else minutes)
     if (share := dials.pop("scenes_share", None)) is not None:
         found = options.changed(found, {"scenes_share": share})
-    model = options.changed(found.model, model_changes)
+    stage_share = FIRST_STAGE_SHARE if two_stages and first_stage is None and not restored else 0.0
+    if minutes is not None:
+        dials["minutes"] = str(minutes * (1 - stage_share))
     config = options.changed(found.train, dials)
+    asked = _Asked(technique, found, config, model_changes, data, out, condition, size, first_stage, start)
     if is_student:
-        return _train_student(found, config, model_changes, data, out, condition, first_stage, start)
-    if start is not None and EXPORTED in open_model(start)[1]:
-        return _fine_tune(technique, start, found, config, model_changes, data, out, condition, size, first_stage)
-    begun = None if start is None else load_model(start)
-    if not two_stages:
-        if first_stage is not None:
-            raise OptionError(f"The preset {preset!r} of {technique} has no first stage.", "Leave --autoencoder out.")
-        job = _job(sized(model, size), config, data, found.scenes_share, condition, begun)
-        built = _built(job)
-        return _train(built, _source(built, job), job, out)
-    stage_dials, stage_model, _ = options.split(stage_changes, False)
+        return _train_student(asked)
+    if restored:
+        return _fine_tune(asked)
+    stage_dials = {} if minutes is None else {"minutes": str(minutes * stage_share)}
+    return _train_new(asked, preset or "cpu", stage_changes, stage_dials)
+
+
+def _train_new(
+    asked: _Asked, preset: str, stage_changes: Mapping[str, str], stage_dials: Mapping[str, str]
+) -> TrainReport:
+    """Train a model of the preset, its first stage before it if it has one. `stage_dials`: of that, beside its
+    changes."""
+    model = options.changed(asked.preset.model, asked.changes)
+    begun = None if asked.start is None else load_model(asked.start)
+    if stage_of(model) is None:
+        if asked.first_stage is not None:
+            fix = "Leave --autoencoder out."
+            raise OptionError(f"The preset {preset!r} of {asked.technique} has no first stage.", fix)
+        job = asked.job(sized(model, asked.size), begun)
+        return _train_on(_built(job), job, None, asked.out)
+    dials, stage_model, _ = options.split(stage_changes, False)
     stage = None
-    if first_stage is not None:
-        stage = _finished_stage(model, first_stage, size, stage_changes)
+    if asked.first_stage is not None:
+        stage = _finished_stage(model, asked.first_stage, asked.size, stage_changes)
         model = _on_stage(model, stage.autoencoder.config)
     else:
-        model = sized(_on_stage(model, options.changed(stage_of(model), stage_model)), size)
-    job = _job(model, config, data, found.scenes_share, condition, begun)
+        model = sized(_on_stage(model, options.changed(stage_of(model), stage_model)), asked.size)
+    job = asked.job(model, begun)
     built = _built(job)  # before the first stage trains, so that what does not fit is said at once
     if stage is None:
-        if minutes is not None:
-            stage_dials["minutes"] = str(minutes * FIRST_STAGE_SHARE)
-        report = _train_stage(job, preset or "cpu", stage_dials, out / "autoencoder")
+        report = _train_stage(job, preset, {**dials, **stage_dials}, asked.out / "autoencoder")
         if report.reason == "interrupted":
             return report
-        stage = _Stage(load_model(out / "autoencoder"), None, out)
-    return _train_on_stage(built, job, stage, out)
+        stage = _Stage(load_model(asked.out / "autoencoder"), None, asked.out)
+    return _train_on(built, job, stage, asked.out)
 
 
-def _fine_tune(
-    technique: str,
-    start: Path,
-    found: Preset,
-    config: TrainConfig,
-    changes: Mapping[str, str],
-    data: Path,
-    out: Path,
-    condition: str,
-    size: int | None,
-    first_stage: Path | None,
-) -> TrainReport:
+def _fine_tune(asked: _Asked) -> TrainReport:
     """Train on what was restored from an exported model. Its network, its size and its first stage are its own."""
-    begun = load_model(start)
-    if technique_of(begun.config) != technique:
+    assert asked.start is not None
+    begun, start = load_model(asked.start), asked.start.name
+    if technique_of(begun.config) != asked.technique:
         raise OptionError(f"{start} is of the technique {technique_of(begun.config)}.", "Name that with --technique.")
-    if first_stage is not None:
+    if asked.first_stage is not None:
         raise OptionError(f"{start} has a first stage of its own, or needs none.", "Leave --autoencoder out.")
-    if size not in (None, begun.pixels):
+    if asked.size not in (None, begun.pixels):
         raise OptionError(f"{start} works on {begun.pixels} pixels.", f"Use --size {begun.pixels}, or leave it out.")
-    job = _job(options.changed(begun.config, changes), config, data, found.scenes_share, condition, begun)
-    built = _built(job)
-    if stage_of(job.model) is None:
-        return _train(built, _source(built, job), job, out)
-    return _train_on_stage(built, job, None, out)
-
-
-def _job(
-    model: Any, config: TrainConfig, data: Path, scenes_share: float, condition: str, start: Technique | None
-) -> _Job:
-    """A model that is to learn edits does so where the data has some; else it does not claim it."""
-    folder = CaptionedFolder(data)
-    if getattr(model, "edit_share", 0) and not folder.has_edits:
-        model = options.replaced(model, edit_share=0.0)
-    return _Job(model, config, folder, scenes_share, condition, start)
+    job = asked.job(options.changed(begun.config, asked.changes), begun)
+    return _train_on(_built(job), job, None, asked.out)
 
 
 def _train_stage(job: _Job, preset: str, dials: Mapping[str, str], out: Path) -> TrainReport:
@@ -167,25 +178,16 @@ def _train_stage(job: _Job, preset: str, dials: Mapping[str, str], out: Path) ->
     return _train(built, _source(built, stage), stage, out)
 
 
-def _train_student(
-    found: Preset,
-    config: TrainConfig,
-    changes: Mapping[str, str],
-    data: Path,
-    out: Path,
-    condition: str,
-    first_stage: Path | None,
-    start: Path | None,
-) -> TrainReport:
-    """Train the student of the diffusion run `start`, which gives it its network and its autoencoder."""
-    teacher = _teacher(start)
-    model = options.changed(student_of(found.model, teacher.config), changes)
-    job = replace(_job(model, config, data, found.scenes_share, condition, teacher), teacher=teacher)
+def _train_student(asked: _Asked) -> TrainReport:
+    """Train the student of a diffusion run, which gives it its network and its autoencoder."""
+    teacher = _teacher(asked.start)
+    model = options.changed(student_of(asked.preset.model, teacher.config), asked.changes)
+    job = replace(asked.job(model, teacher), teacher=teacher)
     built = _built(job)
-    if stage_of(model) is None:
-        return _train(built, _source(built, job), job, out)
-    stage = None if first_stage is None else _finished_stage(model, first_stage, None, {})
-    return _train_on_stage(built, job, stage, out)
+    stage = None
+    if asked.first_stage is not None and stage_of(model) is not None:
+        stage = _finished_stage(model, asked.first_stage, None, {})
+    return _train_on(built, job, stage, asked.out)
 
 
 def _teacher(start: Path | None) -> Diffusion:
@@ -200,8 +202,11 @@ def _teacher(start: Path | None) -> Diffusion:
     return found
 
 
-def _train_on_stage(built: Technique, job: _Job, stage: _Stage | None, out: Path) -> TrainReport:
-    """`stage`: where the model's autoencoder gets its weights; None: it has them, and their scale."""
+def _train_on(built: Technique, job: _Job, stage: _Stage | None, out: Path) -> TrainReport:
+    """Train on pixels, or on what the model's first stage makes of them. `stage`: where that gets its weights; None: it
+    has them, and their scale."""
+    if stage_of(job.model) is None:
+        return _train(built, _source(built, job), job, out)
     encoder: Any = built.encoder
     scaled = job.start is not None
     if stage is not None:
