@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from imagewright.watch import Watch
 from imagewright.workshop import Workshop
 
 WORKSHOP = Workshop()
+LOOKS = {"stickers-vae": 1}  # it has two levels, and what the second leaves is the picture
 MODELS = [model.name for model in EmbeddedEngine().models()]
 
 
@@ -42,11 +44,11 @@ def off(a: Image.Image, b: Image.Image) -> float:
 @pytest.mark.parametrize("name", MODELS)
 def test_previews_come_to_be_the_picture(name: str) -> None:
     result, seen = made(model=name)
-    assert len(seen) == 3
+    assert len(seen) == LOOKS.get(name, 3)
     assert {image.size for image in seen} == {result[0].size} and {image.mode for image in seen} == {result[0].mode}
     far = [off(image, result[0]) for image in seen]
-    assert far[0] > far[1] > far[2] > 0
-    assert off(seen[0], seen[1]) > 0 < off(seen[1], seen[2])
+    assert far == sorted(set(far), reverse=True) and far[-1] > 0
+    assert all(off(first, second) > 0 for first, second in pairwise(seen))
     assert result[0].tobytes() == made(0, model=name)[0][0].tobytes()  # looking on changes nothing
 
 

@@ -433,8 +433,8 @@ class HierarchicalVAE(GaussianVAE):
             return super().bound(x, noise, condition, batch)
         blind, seeing, share = rows, rows, 0.0
         if batch.step is not None:
-            marked = (rows + batch.draws.start) % every == 0
-            blind, seeing = rows[marked], rows[~marked]
+            first = -batch.draws.start % every
+            blind, seeing = rows[first::every], torch.cat([rows[k::every] for k in range(every) if k != first])
             share = len(blind) / len(rows)
         made = self.generate(torch.zeros_like(noise[blind]), *(each[blind] for each in condition))
         found = self.nll(made.float(), x[blind]).mean()

@@ -142,8 +142,7 @@ class StyleGAN(Prompted):
         """Whether the pull is all that the generator learns from in this step. Where no row has words, it is not."""
         if batch.step is None or batch.step >= self.config.alone:
             return False
-        assert batch.text is not None
-        return bool(batch.text.ids.any())
+        return not batch.captions or any(batch.captions)  # a batch that is made on a device tells no captions
 
     def _told(self, batch: Batch) -> tuple[Words, Tensor, Tensor]:
         """The words of a batch, some without their caption or style; which rows (B,) bool still say what their own
@@ -159,7 +158,10 @@ class StyleGAN(Prompted):
     def _nearest_z(self, z: Tensor, noise: Tensor, words: Words, real: Tensor, rows: Tensor, draws: Draws) -> Tensor:
         """z (B, z), in `rows` (B,) bool the nearest to the real picture of itself and `tries` - 1 others."""
         more = draws.randn(self.config.tries - 1, self.config.z).to(z)
-        at = rows.nonzero()[:, 0]
+        if rows.device.type == "cpu":
+            at = rows.nonzero()[:, 0]
+        else:  # how many they are would have to be waited for: a third of the batch holds more than are ever dropped
+            at = rows.float().topk(max(1, len(rows) // 3)).indices
         if not len(at):
             return z
         tried = torch.cat([z[at, None], more[at]], dim=1)  # (n, tries, z)
@@ -167,7 +169,8 @@ class StyleGAN(Prompted):
         with torch.compiler.set_stance("force_eager"):  # how many rows there are changes
             made = self.synthesise(self.mapping(tried.flatten(0, 1), words[each]), words[each], noise[each])
         best = _distance(made, real[each], 1).view(len(at), -1).argmin(1)
-        return z.index_copy(0, at, tried[torch.arange(len(at), device=at.device), best])
+        found = tried[torch.arange(len(at), device=at.device), best]
+        return z.index_copy(0, at, torch.where(rows[at, None], found, z[at]))
 
     def _generator_loss(self, real: Tensor, made: Tensor, words: Words, pull: dict[str, Tensor]) -> dict[str, Tensor]:
         """Both pictures augmented. `pull`: what is added to the loss and logged beside it."""
