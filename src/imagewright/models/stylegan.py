@@ -158,10 +158,9 @@ class StyleGAN(Prompted):
     def _nearest_z(self, z: Tensor, noise: Tensor, words: Words, real: Tensor, rows: Tensor, draws: Draws) -> Tensor:
         """z (B, z), in `rows` (B,) bool the nearest to the real picture of itself and `tries` - 1 others."""
         more = draws.randn(self.config.tries - 1, self.config.z).to(z)
-        if rows.device.type == "cpu":
-            at = rows.nonzero()[:, 0]
-        else:  # how many they are would have to be waited for: a third of the batch holds more than are ever dropped
-            at = rows.float().topk(max(1, len(rows) // 3)).indices
+        # a GPU would have to wait for how many they are; a third of a batch holds more than are ever dropped
+        few = rows.float().topk(max(1, len(rows) // 3)).indices if rows.device.type != "cpu" else None
+        at = rows.nonzero()[:, 0] if few is None else few
         if not len(at):
             return z
         tried = torch.cat([z[at, None], more[at]], dim=1)  # (n, tries, z)
