@@ -41,6 +41,7 @@ from imagewright.text_encoder import TABLE, digest, shipped
 from imagewright.training.checkpoint import load_model, open_model
 
 OPSET = 17
+WEIGHTS = {32: "float32", 8: "int8", 4: "int4"}  # what model.json calls the bits
 DEFAULT_SIDE = 256  # a smaller picture is enlarged to this unless a size is asked for
 
 
@@ -67,7 +68,7 @@ def export(
     Raises ModelNotFoundError, ModelCorruptError, ModelError for a model that makes no pictures alone, OptionError for
     a default that the technique has not, and OutputError if `out_dir` holds anything but an exported model.
     """
-    if bits not in (32, 8, 4):
+    if bits not in WEIGHTS:
         raise OptionError(f"Weights of {bits} bits cannot be exported.", "Use 32, 8 or 4.")
     if out_dir.exists() and any(out_dir.iterdir()) and not (out_dir / "model.json").exists():
         raise OutputError(f"{out_dir} holds something else than an exported model.", "Name a new folder.")
@@ -223,7 +224,7 @@ def _describe(
         "styles": run.get("styles", {}),
         "max_tokens": text.max_tokens if text else MAX_TOKENS,
         "text_heads": text.heads if text else TEXT_HEADS,
-        "weights": {32: "float32", 8: "int8", 4: "int4"}[bits],
+        "weights": WEIGHTS[bits],
         "parameters": sum(p.numel() for p in technique.parameters()),
         "runtime": runtime,
         "model": registry.to_dict(_built_as(technique)),

@@ -2,7 +2,7 @@
 
 The graphs of an untrained model of the same configuration are exported in the same way. Their weights are random
 numbers, so it is plain which parameter each of the graph's constants was made of (as it is, turned, or times a
-number), and the constants of the exported model, which are the same ones in the same order, are put back there.
+number), and the constants that the exported model uses in the same places are put back there.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from torch import Tensor
 
 from imagewright.engines.embedded import TEXT, default_folders, read_description, read_verified
 from imagewright.errors import ModelCorruptError, ModelError
-from imagewright.export import to_onnx
+from imagewright.export import WEIGHTS, to_onnx
 from imagewright.models import registry
 from imagewright.models.technique import Graph, Prompted, Technique
 from imagewright.quantise import dequantised, quantise, weights_of
 from imagewright.text_encoder import shipped, unpack
 from imagewright.training.checkpoint import EXPORTED, HASHES, write_model
 
-BITS = {"float32": 32, "int8": 8, "int4": 4}
+BITS = {name: bits for bits, name in WEIGHTS.items()}
 Floats = NDArray[np.float32]
 
 
